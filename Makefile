@@ -1,0 +1,61 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+CORES ?= all
+# `make replicate SCALE=smoke` overrides config.yaml for one run.
+GIVEN_SCALE := $(filter command environment,$(firstword $(origin SCALE)))
+SCALE ?= $(shell sed -n 's/^scale: *\([a-z]*\).*/\1/p' config.yaml)
+CONFIG := $(if $(GIVEN_SCALE),--config scale=$(SCALE))
+
+VENV := .venv
+INSTALLED := $(VENV)/installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help install replicate test lint format lock clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+install: $(INSTALLED) ## Make .venv with the locked dependencies and the package
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed; name it with PYTHON=")'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+replicate: $(INSTALLED) ## Run every study and write results/<scale>/report.html
+	diffusion-density alone .snakemake-run.lock "snakemake --unlock && exec snakemake --cores $(CORES) $(CONFIG)"
+	snakemake --report results/$(SCALE)/report.html $(CONFIG)
+
+test: $(INSTALLED) ## Run the tests
+	@python -m pytest $(TESTS)
+
+lint: $(INSTALLED) ## Check style, types and the workflow
+	ruff check
+	ruff format --check
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+	mypy
+
+format: $(INSTALLED) ## Format the code and the workflow
+	ruff check --fix-only
+	ruff format
+	snakefmt Snakefile workflow
+
+lock: ## Resolve the dependencies anew into requirements.lock
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install '.[dev]'
+	head -1 requirements.lock > requirements.new
+	$(VENV)-lock/bin/python -m pip freeze --all --exclude pip --exclude diffusion-density | sed 's/+cpu$$//' >> requirements.new
+	mv requirements.new requirements.lock
+	rm -rf $(VENV)-lock
+
+clean: ## Remove what was computed; results/reference and .venv stay
+	find results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true
+	rm -rf logs .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis build

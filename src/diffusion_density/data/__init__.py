@@ -1,0 +1,1 @@
+"""Sources of data, their checksums and formats."""

@@ -1,0 +1,1 @@
+"""One module per study: tidy tables in, figures out; no computation."""

@@ -1,0 +1,1 @@
+"""Networks, called as `network(x, s)`; they know nothing of schedules."""

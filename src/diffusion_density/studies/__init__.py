@@ -1,0 +1,1 @@
+"""One package or module per paper: configuration and artifacts in, tidy tables out."""

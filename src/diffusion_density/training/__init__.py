@@ -1,0 +1,1 @@
+"""Objectives, training times and the training loop."""

@@ -1,0 +1,236 @@
+"""Archives of official data sets: found or downloaded, verified, and read member by member.
+
+An archive is known by its file name, size and SHA-256. It is looked for in a folder of the user's, downloaded
+there when a public address is known, and refused whenever its bytes are not the published ones. A download goes
+to `NAME.part` and resumes from there (HTTP Range) after any interruption; the finished file appears under its own
+name in one step. Members are read into memory and never written under a name that the archive chose, so no path
+inside an archive can lead anywhere. Nothing here unpickles.
+"""
+
+import hashlib
+import http.client
+import io
+import re
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from diffusion_density.errors import InputError
+
+CHUNK = 1 << 20
+
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, MemoryError)
+"""What the standard readers raise when a file is truncated, corrupt, of another format, or holds pickles."""
+
+
+class UnavailableError(InputError):
+    """A data set is absent and could not be fetched. A run that has other data may go on without it."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published file: its name, SHA-256 and size (bytes, None if not known), and where it comes from.
+
+    `url` is None where no program may fetch the file (a login, a dead link); `source` then tells a person
+    where to go.
+    """
+
+    file: str
+    sha256: str
+    size: int | None = None
+    url: str | None = None
+    source: str = ""
+
+    def how_to_get(self, folder: Path) -> str:
+        """One clause: which file, from where, how large, with which checksum, to be put where."""
+        size = f"{self.size:,} bytes, " if self.size else ""
+        origin = self.url or self.source
+        return f"get {self.file} ({size}sha256 {self.sha256}) from {origin}; put it into {folder}"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def obtain(
+    archive: Archive,
+    folder: Path,
+    *,
+    download: bool = True,
+    timeout: float = 10.0,
+    attempts: int = 3,
+    progress: bool = True,
+) -> Path:
+    """The verified path of an archive in `folder`, downloaded first where that is possible and allowed.
+
+    `timeout` (seconds) bounds the connection and every wait for more bytes; each of the `attempts` resumes the
+    one before.
+
+    Raises:
+        UnavailableError: the file is absent and was not, or could not be, downloaded.
+        InputError: the file is there, or arrived, with a size or checksum that is not the published one.
+    """
+    path = folder / archive.file
+    if path.is_file():
+        verify(archive, path)
+        return path
+    if not download or archive.url is None or archive.size is None:
+        raise UnavailableError(f"{archive.file} is not in {folder}: {archive.how_to_get(folder)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{archive.file}.part"
+    for attempt in range(attempts):
+        try:
+            _fetch_rest(archive.url, part, archive.size, timeout=timeout, progress=progress)
+            break
+        except (OSError, http.client.HTTPException) as error:
+            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if refused or attempt == attempts - 1:
+                kept = f"; {part.name} is kept to resume from" if part.exists() else ""
+                raise UnavailableError(
+                    f"could not download {archive.file} ({error}){kept}: {archive.how_to_get(folder)}"
+                ) from error
+    try:
+        verify(archive, part)
+    except InputError:
+        part.unlink()
+        raise
+    part.replace(path)
+    return path
+
+
+def verify(archive: Archive, path: Path) -> None:
+    """Compare a file's size, then its SHA-256, with the published ones.
+
+    Raises:
+        InputError: either differs; the message says what was found and how to mend it.
+    """
+    size = path.stat().st_size
+    if archive.size is not None and size != archive.size:
+        raise InputError(
+            f"{path} has {size:,} bytes, the published {archive.file} {archive.size:,}:"
+            f" truncated or another file; delete it and run again"
+        )
+    digest = sha256_of(path)
+    if digest != archive.sha256:
+        raise InputError(
+            f"{path} has sha256 {digest}, the published {archive.file} {archive.sha256}:"
+            f" tampered with or another version; delete it and run again"
+        )
+
+
+def _fetch_rest(url: str, part: Path, size: int, *, timeout: float, progress: bool) -> None:
+    """Append to `part` what it lacks of `size` bytes; start over where the server knows no ranges."""
+    have = part.stat().st_size if part.exists() else 0
+    if have >= size:
+        return
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310  (addresses are constants)
+        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            raise http.client.HTTPException("the server sent another range than was asked for")
+        have = have if resumed else 0
+        name = part.name.removesuffix(".part")
+        bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=name, disable=not progress)
+        with part.open("ab" if resumed else "wb") as file, bar:
+            while have <= size and (chunk := response.read1(CHUNK)):
+                file.write(chunk)
+                have += len(chunk)
+                bar.update(len(chunk))
+    if have < size:
+        raise http.client.HTTPException(f"the connection ended after {have:,} of {size:,} bytes")
+
+
+@contextmanager
+def readable(label: Path | str) -> Iterator[None]:
+    """Turn what the standard readers raise on a damaged or foreign file into one clear line (`InputError`).
+
+    Raises:
+        InputError: in place of any of `DAMAGED`.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except DAMAGED as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{label} cannot be read: {reason}") from error
+
+
+def tar_members(path: Path, names: list[str], *, size: int) -> dict[str, bytes]:
+    """The contents of the named regular files of a tar archive, each of exactly `size` bytes.
+
+    Raises:
+        InputError: the archive is damaged, or a named member is absent, a link, or of another size.
+    """
+    contents: dict[str, bytes] = {}
+    with readable(path), tarfile.open(path) as archive:
+        for member in archive:
+            if member.name in names:
+                if member.size != size:
+                    raise InputError(f"{path}: {member.name} has {member.size:,} bytes, not {size:,}")
+                contents[member.name] = member_bytes(archive, member)
+    if missing := [name for name in names if name not in contents]:
+        raise InputError(f"{path} lacks {', '.join(missing)}: not the expected archive")
+    return contents
+
+
+def member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """The content of a regular file of a tar archive.
+
+    Raises:
+        InputError: the member is no regular file.
+    """
+    file = archive.extractfile(member) if member.isreg() else None
+    if file is None:
+        raise InputError(f"{archive.name!r}: {member.name} is not a regular file")
+    return file.read()
+
+
+def arrays_of(file: io.BufferedIOBase, label: str, *keys: str, optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Named arrays of an npz, never unpickled; `InputError` where it is damaged, no npz, or lacks one."""
+    with readable(label):
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(f"{label} is a single array, not an npz")
+        with archive:
+            missing = [key for key in keys if key not in archive]
+            if missing:
+                raise InputError(f"{label} lacks the key {' and '.join(missing)}; it has {', '.join(archive)}")
+            return {key: archive[key] for key in (*keys, *optional) if key in archive}
+
+
+def npz_in_zip(path: Path) -> Iterator[UInt8[np.ndarray, "n 3072"]]:
+    """`data` of every npz inside a zip, in the order of the numbers in their names."""
+    with readable(path), zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith(".npz")]
+        if not members:
+            raise InputError(f"{path} holds no npz: not the expected archive")
+        for member in sorted(members, key=lambda name: [int(n) for n in re.findall(r"\d+", Path(name).name)]):
+            data = arrays_of(io.BytesIO(archive.read(member)), f"{path}: {member}", "data")["data"]
+            if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+                raise InputError(f"{path}: {member} holds {data.dtype} {data.shape}, not uint8 (N, 3072)")
+            yield data
+
+
+def png_in_tar(path: Path) -> Iterator[UInt8[np.ndarray, "3 32 32"]]:
+    """Every PNG of a tar, in the archive's order."""
+    with readable(path), tarfile.open(path) as archive:
+        for member in archive:
+            if member.isreg() and member.name.endswith(".png"):
+                pixels = np.asarray(Image.open(io.BytesIO(member_bytes(archive, member))).convert("RGB"))
+                if pixels.shape != (32, 32, 3):
+                    raise InputError(f"{path}: {member.name} is {pixels.shape}, not 32×32 RGB")
+                yield pixels.transpose(2, 0, 1)

@@ -1,0 +1,297 @@
+"""Image sources behind one interface: `load(name, data_dir)` gives an `ImageSet`, or one line on what is wrong.
+
+| name | images | needs |
+|---|---|---|
+| `digits` | 8×8 grey, 17 levels, scikit-learn | nothing |
+| `photos32` | 32×32 RGB crops of photographs inside the scikit-learn and scikit-image wheels | nothing |
+| `cifar10` | 32×32 RGB, 50,000 + 10,000 | the official binary archive, downloaded if need be |
+| `imagenet32`, `imagenet32-old` | 32×32 RGB, 1.28 million + 50,000 | official archives, fetched by hand |
+| `npz:PATH` | anyone's uint8 images (N, H, W, C) under the keys `train` and `test` | the file |
+
+Pixels are uint8 with values 0 … levels − 1 and tensors have shape (N, C, H, W). ImageNet-32 exists twice: `new`
+(box filter, Chrabaszcz et al. 2017, arXiv 1707.08819) and `old` (van den Oord et al. 2016, arXiv 1601.06759);
+bits/dim on the two are not comparable, so an `ImageSet` carries its `variant`. Archives are accepted by checksum
+only and nothing is unpickled.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from diffusion_density.data.archives import Archive, arrays_of, npz_in_zip, obtain, png_in_tar, sha256_of, tar_members
+from diffusion_density.errors import InputError
+
+CIFAR10 = Archive(
+    "cifar-10-binary.tar.gz",
+    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    size=170_052_171,
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+)
+IMAGENET_LOGIN = "https://image-net.org/data/downsample/ (after a login there)"
+IMAGENET_DEAD = "a copy of your own (the original links are dead)"
+IMAGENET32 = {
+    "new": (
+        Archive(
+            "Imagenet32_train_npz.zip",
+            sha256="94226337ecc1b0309d9fcd0167127aaadc931587035fbcb53925235edbaec4fc",
+            size=3_580_435_279,
+            source=IMAGENET_LOGIN,
+        ),
+        Archive(
+            "Imagenet32_val_npz.zip",
+            sha256="013990e6dec1237dcd1f9beadbab81ead6604cc119af5cacbfb59ae28148377a",
+            size=139_697_668,
+            source=IMAGENET_LOGIN,
+        ),
+    ),
+    "old": (
+        Archive(
+            "train_32x32.tar",
+            sha256="244a323d48f8d72f65ad8b54658c01fed68d2d7bdc77ccb43da58c11e94224e5",
+            source=IMAGENET_DEAD,
+        ),
+        Archive(
+            "valid_32x32.tar",
+            sha256="862e559462b24cf736212a19f6b0d47b55c2dc8ebdaa95ccecfe71260124c8f7",
+            source=IMAGENET_DEAD,
+        ),
+    ),
+}
+IMAGENET_TERMS = "non-commercial research; images may not be redistributed (image-net.org terms of access)"
+
+TRAIN_PHOTOS = (
+    ("skimage", "data/astronaut.png"),
+    ("skimage", "data/coffee.png"),
+    ("skimage", "data/motorcycle_left.png"),
+    ("sklearn", "datasets/images/china.jpg"),
+)
+TEST_PHOTOS = (("skimage", "data/chelsea.png"), ("sklearn", "datasets/images/flower.jpg"))
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Training and test images with what must be said of them.
+
+    `train` (N, C, H, W) and `test` (M, C, H, W) are uint8 with values below `levels` and may be memory-mapped
+    files. `variant` tells versions of one data set apart ("new", "old"; empty elsewhere); `sha256` maps each source
+    to its checksum; `terms` says what its owners ask.
+
+    Raises:
+        InputError: the images are not square, not of one shape, absent, or reach beyond `levels`.
+    """
+
+    name: str
+    train: UInt8[Tensor, "n c h w"]
+    test: UInt8[Tensor, "m _ _ _"]
+    levels: int
+    variant: str
+    origin: str
+    sha256: Mapping[str, str]
+    terms: str
+
+    def __post_init__(self) -> None:
+        shapes = tuple(self.train.shape), tuple(self.test.shape)
+        if shapes[0][1:] != shapes[1][1:]:
+            raise InputError(f"{self.name}: train {shapes[0]} and test {shapes[1]} differ in image shape")
+        _, channels, height, width = shapes[0]
+        if height != width or channels not in (1, 3):
+            raise InputError(f"{self.name}: images must be square with 1 or 3 channels, not {shapes[0][1:]} (C, H, W)")
+        if 0 in shapes[0] + shapes[1]:
+            raise InputError(f"{self.name}: no images in train {shapes[0]} or test {shapes[1]}")
+        if self.levels < 256 and max(int(self.train.max()), int(self.test.max())) >= self.levels:
+            raise InputError(f"{self.name}: values reach beyond the {self.levels} levels 0 … {self.levels - 1}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.train.shape[1:]
+        return channels, height, width
+
+
+def load(name: str, data_dir: Path, *, download: bool = True, timeout: float = 10.0, progress: bool = True) -> ImageSet:
+    """The image set of that name (module docstring); archives and memory-mapped copies are kept in `data_dir`.
+
+    `download`, `timeout` (seconds without a byte) and `progress` (a bar on stderr) concern `cifar10`, the only
+    download.
+
+    Raises:
+        UnavailableError: a needed archive is absent and could not be fetched; the line says how to get it.
+        InputError: unknown name, or a file that is truncated, tampered with, or not of the expected content.
+    """
+    match name:
+        case "digits":
+            return _digits()
+        case "photos32":
+            return _photos32()
+        case "cifar10":
+            return cifar10(data_dir, download=download, timeout=timeout, progress=progress)
+        case "imagenet32" | "imagenet32-old":
+            return imagenet32(data_dir, "old" if name.endswith("-old") else "new")
+    if name.startswith("npz:"):
+        return _npz(Path(name.removeprefix("npz:")))
+    raise InputError(f"no image set '{name}': know digits, photos32, cifar10, imagenet32, imagenet32-old and npz:PATH")
+
+
+def _digits() -> ImageSet:
+    """1,797 digits (UCI test set), split 80/20 by a permutation that numpy froze for good (RandomState)."""
+    from sklearn.datasets import load_digits
+
+    images = torch.from_numpy(load_digits().images.astype(np.uint8))[:, None]
+    images = images[torch.from_numpy(np.random.RandomState(0).permutation(len(images)))]
+    held_out = len(images) // 5
+    return ImageSet(
+        name="digits",
+        train=images[held_out:].contiguous(),
+        test=images[:held_out].contiguous(),
+        levels=17,
+        variant="",
+        origin="scikit-learn load_digits (UCI optical recognition of handwritten digits, test part)",
+        sha256={"pixels": _pixels_sha256(images)},
+        terms="CC BY 4.0 (UCI)",
+    )
+
+
+def _photos32() -> ImageSet:
+    """Crops of halved photographs: training crops overlap (every 4 pixels), test crops are disjoint and from
+    photographs of their own.
+
+    Halving by a 2×2 box removes most of the mosaic and JPEG blocks, as the box filter of ImageNet-32 does.
+    """
+    train = torch.cat([_crops(*photo, stride=4) for photo in TRAIN_PHOTOS])
+    test = torch.cat([_crops(*photo, stride=32) for photo in TEST_PHOTOS])
+    return ImageSet(
+        name="photos32",
+        train=train,
+        test=test,
+        levels=256,
+        variant="",
+        origin="crops of " + ", ".join(f"{package}/{path}" for package, path in TRAIN_PHOTOS + TEST_PHOTOS),
+        sha256={"pixels": _pixels_sha256(train, test)},
+        terms="public domain or CC0 (astronaut, coffee, chelsea), CC BY 2.0 (china, flower),"
+        " Middlebury Stereo 2014 (motorcycle)",
+    )
+
+
+def _crops(package: str, path: str, stride: int, size: int = 32) -> UInt8[Tensor, "n 3 32 32"]:
+    """All 32×32 windows, `stride` pixels apart, of a photograph halved by a 2×2 box."""
+    file = files(package).joinpath(path)
+    if not file.is_file():
+        raise InputError(f"photos32: this {package} does not ship {path}; install a version whose wheel does")
+    with file.open("rb") as stream:
+        photo = np.asarray(Image.open(stream).convert("RGB"), dtype=np.float64)
+    height, width = (side // 2 for side in photo.shape[:2])
+    halved = photo[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3).mean((1, 3))
+    pixels = torch.from_numpy(np.floor(halved + 0.5).astype(np.uint8))
+    return pixels.unfold(0, size, stride).unfold(1, size, stride).flatten(0, 1).contiguous()
+
+
+def cifar10(
+    data_dir: Path,
+    archive: Archive = CIFAR10,
+    *,
+    per_batch: int = 10_000,
+    download: bool = True,
+    timeout: float = 10.0,
+    progress: bool = True,
+) -> ImageSet:
+    """CIFAR-10 from the official binary archive: records of one label byte and 3,072 channel-planar pixels.
+
+    Raises:
+        UnavailableError, InputError: as `load`.
+    """
+    path = obtain(archive, data_dir, download=download, timeout=timeout, progress=progress)
+    names = [f"cifar-10-batches-bin/{n}.bin" for n in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")]
+    contents = tar_members(path, names, size=per_batch * 3073)
+    records = torch.stack([torch.from_numpy(np.frombuffer(contents[n], np.uint8).copy()) for n in names])
+    images = records.view(6, per_batch, 3073)[:, :, 1:].reshape(6, per_batch, 3, 32, 32)
+    return ImageSet(
+        name="cifar10",
+        train=images[:5].flatten(0, 1),
+        test=images[5],
+        levels=256,
+        variant="",
+        origin=archive.url or archive.file,
+        sha256={archive.file: archive.sha256},
+        terms="cite Krizhevsky (2009), Learning multiple layers of features from tiny images",
+    )
+
+
+def imagenet32(data_dir: Path, variant: str = "new", archives: tuple[Archive, Archive] | None = None) -> ImageSet:
+    """ImageNet-32, `new` (zip of npz) or `old` (tar of PNG), unpacked once into raw, memory-mapped files.
+
+    Raises:
+        UnavailableError, InputError: as `load`.
+    """
+    train, test = archives or IMAGENET32[variant]
+    return ImageSet(
+        name="imagenet32",
+        train=_memory_mapped(train, data_dir, variant),
+        test=_memory_mapped(test, data_dir, variant),
+        levels=256,
+        variant=variant,
+        origin=f"{train.file} and {test.file}, {train.source}",
+        sha256={train.file: train.sha256, test.file: test.sha256},
+        terms=IMAGENET_TERMS,
+    )
+
+
+def _memory_mapped(archive: Archive, data_dir: Path, variant: str) -> UInt8[Tensor, "n 3 32 32"]:
+    """The archive's images, from `<file>.<checksum>.uint8`, which is made (in one step) when it is not there."""
+    raw = data_dir / f"{archive.file}.{archive.sha256[:12]}.uint8"
+    if not raw.is_file():
+        path = obtain(archive, data_dir)
+        partial = raw.with_suffix(f".{os.getpid()}.part")
+        try:
+            with partial.open("wb") as file:
+                for images in npz_in_zip(path) if variant == "new" else png_in_tar(path):
+                    file.write(images.tobytes())
+            partial.replace(raw)
+        finally:
+            partial.unlink(missing_ok=True)
+    size = raw.stat().st_size
+    if size == 0 or size % 3072:
+        raise InputError(f"{raw} does not hold whole 32×32 RGB images: delete it and run again")
+    return torch.from_file(str(raw), shared=False, size=size, dtype=torch.uint8).view(-1, 3, 32, 32)
+
+
+def _npz(path: Path) -> ImageSet:
+    """Anyone's images: keys `train` and `test`, uint8 (N, H, W, C), and optionally a scalar `levels` (else 256)."""
+    if not path.is_file():
+        raise InputError(f"npz:{path}: no such file")
+    with path.open("rb") as file:
+        arrays = arrays_of(file, str(path), "train", "test", optional=("levels",))
+    for key in ("train", "test"):
+        array = arrays[key]
+        if array.dtype != np.uint8 or array.ndim != 4:
+            raise InputError(f"{path}: {key} is {array.dtype} {array.shape}; need uint8 of shape (N, H, W, C)")
+    levels = arrays.get("levels", np.array(256))
+    if levels.shape != () or levels.dtype.kind not in "iu" or not 2 <= levels <= 256:
+        raise InputError(f"{path}: levels must be one integer from 2 to 256")
+    train, test = (torch.from_numpy(arrays[key]).permute(0, 3, 1, 2).contiguous() for key in ("train", "test"))
+    return ImageSet(
+        name=path.stem,
+        train=train,
+        test=test,
+        levels=int(levels),
+        variant="",
+        origin=path.name,
+        sha256={path.name: sha256_of(path)},
+        terms=f"as whoever made {path.name} says",
+    )
+
+
+def _pixels_sha256(*images: Tensor) -> str:
+    """SHA-256 over the bytes of all pixels."""
+    digest = hashlib.sha256()
+    for tensor in images:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+r"""A multilayer perceptron on Fourier features of the point and of the time, alone or as a stack of many.
+
+.. math:: h_1 = W_x \phi(x) + W_s \psi(s) + b, \quad h_{i+1} = W_i\, \mathrm{silu}(h_i) + b_i, \quad
+          \mathrm{out} = W\, \mathrm{silu}(h) + b - \mathrm{skip}\cdot x .
+
+The activation is smooth, so that the divergence of the field is too and ODE solvers keep their order. The time enters
+only the first layer, where its part is computed once if all rows share one time. In a *stack* every parameter has a
+first dimension of M members and every product is a batched one: dozens of small networks cost little more than one.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from diffusion_density.broadcasting import distinct_time
+from diffusion_density.errors import InputError
+from diffusion_density.networks.embeddings import FourierFeatures
+
+
+class MLP(nn.Module):
+    """A network ``network(x, s)`` on points of D numbers.
+
+    Args:
+        dimension: D.
+        widths: units of each hidden layer.
+        frequencies: Fourier features of the point; 0 for the point alone.
+        time_frequencies: Fourier features of the time.
+        frequency_scale: standard deviation of all frequencies, in cycles per unit.
+        skip: subtract the point from the output: score matching with this skip is entropy matching (sheet A, section 1).
+        generator: draws weights and frequencies.
+    """
+
+    skip: Tensor
+
+    def __init__(
+        self,
+        dimension: int,
+        widths: Sequence[int],
+        frequencies: int,
+        time_frequencies: int,
+        frequency_scale: float,
+        skip: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("skip", torch.tensor(float(skip)))  # a buffer: networks with and without it can be stacked
+        self.embed_point = FourierFeatures(dimension, frequencies, frequency_scale, generator)
+        self.embed_time = FourierFeatures(1, time_frequencies, frequency_scale, generator)
+        self.from_time = _Affine(self.embed_time.width, widths[0], generator)
+        sizes = [self.embed_point.width, *widths, dimension]
+        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(_Affine(*pair, generator, bias=i > 0) for i, pair in enumerate(pairs))
+
+    @classmethod
+    def stack(cls, networks: Sequence[Self]) -> Self:
+        """M networks of one shape as one, called with x of shape (M, R, D) and s of shape (M, R).
+
+        Raises:
+            InputError: if their shapes differ.
+        """
+        states = [network.state_dict() for network in networks]
+        if len({tuple((name, value.shape) for name, value in state.items()) for state in states}) != 1:
+            raise InputError("networks of different shapes can't be stacked")
+        return networks[0]._with({name: torch.stack([state[name] for state in states]) for name in states[0]})
+
+    def members(self) -> list[Self]:
+        """The networks of a stack, one by one, with weights of their own."""
+        state = self.state_dict()
+        return [self._with({name: value[i].clone() for name, value in state.items()}) for i in range(len(self.skip))]
+
+    def _with(self, state: dict[str, Tensor]) -> Self:
+        changed = copy.deepcopy(self)
+        for name, value in (*changed.named_parameters(), *changed.named_buffers()):
+            value.data = state[name]
+        return changed
+
+    def forward(self, x: Float[Tensor, "*m r d"], s: Float[Tensor, "*m n"]) -> Float[Tensor, "*m r d"]:
+        time = (distinct_time(s) if s.ndim == 1 else s)[..., None]
+        first, *rest = self.layers
+        h = first(self.embed_point(x), self.from_time(self.embed_time(time)))
+        for layer in rest:
+            h = layer(silu(h))
+        return h - self.skip[..., None, None] * x
+
+
+class _Affine(nn.Module):
+    """h ↦ h Wᵀ + b with LeCun-normal weights, for one network or a stack; b may be given by the caller instead."""
+
+    def __init__(self, inputs: int, outputs: int, generator: torch.Generator | None, bias: bool = True) -> None:
+        super().__init__()
+        std = inputs**-0.5
+        weight = nn.init.trunc_normal_(torch.empty(outputs, inputs), 0, std, -2 * std, 2 * std, generator=generator)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(1, outputs)) if bias else None
+
+    def forward(self, h: Tensor, bias: Tensor | None = None) -> Tensor:
+        add = self.bias if bias is None else bias
+        if self.weight.ndim == 2:
+            return torch.addmm(add, h, self.weight.mT)
+        return torch.baddbmm(add, h, self.weight.mT)
+

@@ -1,0 +1,189 @@
+"""Every size of the study `density_estimators`, and the runs that the sizes imply.
+
+A *run* trains one stack of networks of equal shape: every arm (prediction, weighting, skip) times every mixture times
+every seed, at one dimension D, number of samples N and number of throws n_t. Its networks are saved at several
+*checkpoints*, counted in epochs n_ep (passes over the N samples); fractions of an epoch are allowed. Training with
+n_t throws for n_ep epochs costs C = N n_t n_ep network evaluations.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Prediction = Literal["score", "entropy", "noise"]
+Weighting = Literal["unit", "likelihood"]
+
+
+class Strict(BaseModel):
+    """A configuration node: unknown keys are errors, and it can't be changed after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkSize(Strict):
+    """The multilayer perceptron of `networks.mlp`."""
+
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)]
+    frequencies: Annotated[int, Field(ge=0)]
+    time_frequencies: Count
+    frequency_scale: Positive
+
+
+class Arm(Strict):
+    """What a network predicts and how its loss is weighted; `skip` adds the fixed output -y."""
+
+    prediction: Prediction
+    weighting: Weighting = "unit"
+    skip: bool = False
+
+
+class Optimiser(Strict):
+    """Adam with a constant learning rate; `ema` is the decay of the averaged weights, 0 for none."""
+
+    batch_size: Count
+    learning_rate: Positive
+    ema: Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainingRun(Strict):
+    """One training job, fully resolved."""
+
+    dimension: Count
+    samples: Count
+    throws: Count
+    checkpoints: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    mixtures: Count
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    network: NetworkSize
+    optimiser: Optimiser
+
+
+class Dataset(Strict):
+    """Random mixtures of one dimension, with `samples` training points each."""
+
+    dimension: Count
+    mixtures: Count
+    samples: Count
+    components: Count
+
+
+class Evaluation(Strict):
+    """Fresh test points per network, throws per point of each estimator, and the flow's tolerance."""
+
+    points: Count
+    throws: Count
+    flow_points: Count
+    tolerance: Positive
+    score_error_throws: Count
+
+
+class Throws(Strict):
+    """Experiments 1 and 4: KL against throws, at equal epochs and at equal network evaluations, and the joint grid.
+
+    `equal_epochs` is the n_ep of the paper's comparison; `equal_evaluations` is n_t n_ep at which budgets are matched;
+    `grid` lists further checkpoints, kept where n_t n_ep stays within `budget`. Counts above `many` use one mixture.
+    """
+
+    values: Annotated[tuple[Count, ...], Field(min_length=1)]
+    equal_epochs: Positive
+    equal_evaluations: Positive
+    grid: tuple[Positive, ...]
+    budget: Positive
+    many: Count
+
+
+class Objectives(Strict):
+    """Experiments 2 and 3: KL against epochs for every prediction, with the skip control and both weightings."""
+
+    checkpoints: Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+
+class Sweep(Strict):
+    """One swept size (N or D), at fixed throws and epochs."""
+
+    values: Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+class Timing(Strict):
+    """Experiment 5: points timed one by one, repeats of the batched runs, throws and tolerances of the trade-off."""
+
+    points: Count
+    batch: Count
+    throws: Annotated[tuple[Count, ...], Field(min_length=1)]
+    tolerances: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    repeats: Count
+
+
+class Agreement(Strict):
+    """Experiment 6: points and throws of the per-point agreement, draws of the three sides of the identity."""
+
+    points: Count
+    throws: Count
+    identity_draws: Count
+
+
+class DensityEstimatorsSizes(Strict):
+    """The section `density_estimators` of a scale file."""
+
+    dimension: Count
+    samples: Count
+    throws_default: Count
+    epochs: Positive
+    components: Count
+    mixtures: Count
+    network: NetworkSize
+    optimiser: Optimiser
+    evaluation: Evaluation
+    throws: Throws
+    objectives: Objectives
+    samples_sweep: Sweep
+    dimensions_sweep: Sweep
+    timing: Timing
+    agreement: Agreement
+
+    def datasets(self) -> dict[int, Dataset]:
+        """The data set of every dimension used, keyed by dimension."""
+        largest = max(self.samples, *self.samples_sweep.values)
+        return {
+            dimension: Dataset(
+                dimension=dimension,
+                mixtures=self.mixtures,
+                samples=largest if dimension == self.dimension else self.samples,
+                components=self.components,
+            )
+            for dimension in sorted({self.dimension, *self.dimensions_sweep.values})
+        }
+
+    def runs(self, seeds: tuple[int, ...]) -> dict[str, TrainingRun]:
+        """Every training run of the study, keyed `experiment-value`."""
+        pair = (Arm(prediction="entropy"), Arm(prediction="score"))
+        common = {
+            "dimension": self.dimension,
+            "samples": self.samples,
+            "throws": self.throws_default,
+            "checkpoints": (self.epochs,),
+            "arms": pair,
+            "mixtures": self.mixtures,
+            "seeds": seeds,
+            "network": self.network,
+            "optimiser": self.optimiser,
+        }
+        controls = (*pair, Arm(prediction="score", skip=True), Arm(prediction="noise"))
+        weighted = tuple(arm.model_copy(update={"weighting": "likelihood"}) for arm in controls)
+        runs = {"objectives-all": {"checkpoints": self.objectives.checkpoints, "arms": controls + weighted}}
+        for n in self.throws.values:
+            run = {"throws": n, "checkpoints": self._checkpoints(n)}
+            if n <= self.throws.many:
+                runs[f"throws-{n}"] = run
+            else:  # long: one job an arm, so that they run side by side
+                runs |= {f"throws-{n}-{arm.prediction}": run | {"arms": (arm,), "mixtures": 1} for arm in pair}
+        runs |= {f"samples-{n}": {"samples": n} for n in self.samples_sweep.values}
+        runs |= {f"dimensions-{d}": {"dimension": d} for d in self.dimensions_sweep.values}
+        return {name: TrainingRun.model_validate(common | changed) for name, changed in runs.items()}
+
+    def _checkpoints(self, throws: int) -> tuple[float, ...]:
+        affordable = {epochs for epochs in self.throws.grid if throws * epochs <= self.throws.budget}
+        return tuple(sorted({self.throws.equal_epochs, self.throws.equal_evaluations / throws} | affordable))

@@ -1,0 +1,127 @@
+"""The verbs of the study ``density_estimators``: one a workflow rule. They read settings, set up torch and record.
+
+Sizes arrive as JSON of the classes in `sizes`. The study's modules, and torch with them, are imported inside the verbs.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+
+from diffusion_density.config import parse
+from diffusion_density.provenance import recording
+from diffusion_density.studies.density_estimators.sizes import Agreement, Dataset, Evaluation, Timing, TrainingRun
+
+verbs = typer.Typer(help='Paper A, "Diffusion Density Estimators": what its workflow rules call.', no_args_is_help=True)
+
+Run = Annotated[str, typer.Option(help="JSON of the training run.")]
+DatasetFile = Annotated[Path, typer.Option(help="What `dataset` wrote.")]
+ModelsFile = Annotated[Path, typer.Option(help="What `train` wrote.")]
+Out = Annotated[Path, typer.Option(help="The file to write.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
+Gpus = Annotated[int, typer.Option(min=0, help="0 for the CPU, 1 for a GPU where there is one.")]
+
+
+@verbs.command()
+def dataset(spec: Annotated[str, typer.Option(help="JSON of the data set.")], out: Out, threads: Threads = 1) -> None:
+    """Draw the random mixtures of one dimension and their training points."""
+    settings = parse(Dataset, spec, "--spec")
+    with _job([out], {"dataset": settings}, threads=threads):
+        from diffusion_density.studies.density_estimators.dataset import prepare
+
+        prepare(settings, out)
+
+
+@verbs.command()
+def train(spec: Run, dataset: DatasetFile, out: Out, threads: Threads = 1, gpus: Gpus = 0) -> None:
+    """Train the networks of one run."""
+    run = parse(TrainingRun, spec, "--spec")
+    with _job([out], {"run": run}, run.seeds, threads, gpus):
+        from diffusion_density.studies.density_estimators.train import train
+
+        train(run, dataset, out)
+
+
+@verbs.command()
+def evaluate(
+    name: str,
+    spec: Run,
+    evaluation: Annotated[str, typer.Option(help="JSON of the evaluation's sizes.")],
+    dataset: DatasetFile,
+    models: ModelsFile,
+    out: Out,
+    threads: Threads = 1,
+    gpus: Gpus = 0,
+) -> None:
+    """Measure KL, entropy and score errors of the networks of the run NAME."""
+    run, sizes = parse(TrainingRun, spec, "--spec"), parse(Evaluation, evaluation, "--evaluation")
+    with _job([out], {"name": name, "run": run, "evaluation": sizes}, run.seeds, threads, gpus):
+        from diffusion_density.studies.density_estimators.evaluate import evaluate
+
+        evaluate(name, run, sizes, dataset, models, out)
+
+
+@verbs.command()
+def timing(
+    spec: Run,
+    timing: Annotated[str, typer.Option(help="JSON of the timing's sizes.")],
+    dataset: DatasetFile,
+    models: ModelsFile,
+    seconds: Annotated[Path, typer.Option(help="The table of seconds a sample to write.")],
+    tradeoff: Annotated[Path, typer.Option(help="The table of error against seconds to write.")],
+    threads: Threads = 1,
+    gpus: Gpus = 0,
+) -> None:
+    """Time both estimators, sample by sample and batched, on the networks of one run."""
+    run, sizes = parse(TrainingRun, spec, "--spec"), parse(Timing, timing, "--timing")
+    with _job([seconds, tradeoff], {"run": run, "timing": sizes}, run.seeds, threads, gpus):
+        from diffusion_density.studies.density_estimators.timing import measure
+
+        measure(sizes, run, dataset, models, seconds, tradeoff)
+
+
+@verbs.command()
+def agreement(
+    spec: Run,
+    agreement: Annotated[str, typer.Option(help="JSON of the agreement's sizes.")],
+    dataset: DatasetFile,
+    models: ModelsFile,
+    points: Annotated[Path, typer.Option(help="The table of both estimates at every point to write.")],
+    identity: Annotated[Path, typer.Option(help="The table of the identity's three sides to write.")],
+    threads: Threads = 1,
+    gpus: Gpus = 0,
+) -> None:
+    """Compare both estimators with each other and with the truth, and the three sides of the KL identity."""
+    run, sizes = parse(TrainingRun, spec, "--spec"), parse(Agreement, agreement, "--agreement")
+    with _job([points, identity], {"run": run, "agreement": sizes}, run.seeds, threads, gpus):
+        from diffusion_density.studies.density_estimators.agreement import measure
+
+        measure(sizes, run, dataset, models, points, identity)
+
+
+@contextmanager
+def _job(
+    outputs: Sequence[Path],
+    settings: dict[str, str | BaseModel],
+    seeds: Sequence[int] = (),
+    threads: int = 1,
+    gpus: int = 0,
+) -> Iterator[None]:
+    """Set torch's threads and default device, and record the outputs' provenance."""
+    import torch
+
+    torch.set_num_threads(threads)
+    if gpus and torch.cuda.is_available():
+        torch.set_default_device("cuda")
+    elif gpus:
+        print("no GPU found: this job runs on the CPU", file=sys.stderr)
+    plain = {
+        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        for key, value in settings.items()
+    }
+    with recording(outputs, settings=plain, seeds=seeds):
+        yield

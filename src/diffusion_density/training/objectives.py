@@ -1,0 +1,42 @@
+r"""Denoising score matching: one residual, two weightings.
+
+Whatever a network predicts, its score makes the residual r = σ ∇log p̂_s(y) + ε at y = α x₀ + σ ε, and training minimises
+
+.. math:: \int w(s)\, E\|r\|^2\, ds, \qquad w = 1 \ \text{(unit)} \quad\text{or}\quad
+          w = \frac{g^2}{2\sigma^2} \ \text{(likelihood)}.
+
+With the likelihood weighting the excess of the loss over its minimum is ∫ ½ g² E‖∇log p̂ − ∇log p‖² ds, the score-error
+integral, which with KL(p_T ‖ prior) is the bound on the KL divergence of the data from the reverse SDE (paper A; Song et
+al. 2021). For entropy matching ``residual`` is the paper's (e − y) σ + ε on the variance-preserving schedule.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffusion_density.broadcasting import per_row
+from diffusion_density.predictions import Prediction, to_score
+from diffusion_density.proposals import HalfSigma, Proposal, Uniform
+from diffusion_density.schedules import Schedule
+
+Weighting = Literal["unit", "likelihood"]
+
+
+def residual(prediction: Prediction, output: Tensor, noise: Tensor, schedule: Schedule, y: Tensor, s: Tensor) -> Tensor:
+    """r = σ ∇log p̂_s(y) + ε, shape (B, *), of a network's output at y = α x₀ + σ ε and times s of shape (B,)."""
+    return per_row(schedule.sigma(s), y) * to_score(prediction, output, schedule, y, s) + noise
+
+
+def weight(weighting: Weighting, schedule: Schedule, s: Tensor) -> Tensor:
+    """w(s), the weight of ‖r‖² in the objective, shape of s."""
+    if weighting == "unit":
+        return torch.ones_like(s)
+    return 0.5 * schedule.diffusion(s) / schedule.sigma(s).square()
+
+
+def proposal(weighting: Weighting, schedule: Schedule) -> Proposal:
+    """Where training times are drawn: uniformly, or with the weight's singularity at the data end taken out."""
+    if weighting == "unit":
+        return Uniform(schedule.s_start, schedule.s_max)
+    return HalfSigma(schedule, schedule.s_start)

@@ -1,0 +1,162 @@
+r"""Training many small networks of one shape as one.
+
+Sweeps need dozens of small networks, each far too small to keep a processor busy. Their parameters are stacked along a
+new first dimension and one pass trains all of them: every matrix product becomes a batched one. The members never mix: the loss is the sum of theirs, Adam and the averaging act element by element, and each
+member's data and random stream are its own. A member's weights are therefore those it would get if trained alone, up
+to the order of floating-point sums.
+
+One optimiser step takes a minibatch of B samples, each thrown n_t times, that is B·n_t independent draws of (time, noise).
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from diffusion_density.errors import InputError, NumericalError
+from diffusion_density.networks.mlp import MLP
+from diffusion_density.predictions import Prediction
+from diffusion_density.schedules import Schedule
+from diffusion_density.training.objectives import Weighting, proposal, residual, weight
+
+ROWS = 16_384  # rows of one pass, all members together: more only leave the cache
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a stack.
+
+    Attributes:
+        network: its module; all members' have the same shape.
+        prediction: what it predicts.
+        weighting: the weighting of its loss.
+        data: (N, D) its training samples.
+        stream: seeds its minibatches and throws. Members with equal data and stream see the same ones, so that arms
+            differ by nothing but themselves.
+    """
+
+    network: MLP
+    prediction: Prediction
+    weighting: Weighting
+    data: Tensor
+    stream: int
+
+
+class _Throws:
+    """The minibatches of one (data, stream): shuffled each epoch, every sample thrown n_t times."""
+
+    def __init__(self, data: Tensor, stream: int, batch: int, throws: int) -> None:
+        self.data = data
+        self.batch = batch
+        self.throws = throws
+        self.generator = torch.Generator(device=data.device).manual_seed(stream)
+        self.order = torch.empty(0, dtype=torch.long, device=data.device)
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Samples (B·n_t, D), uniform numbers (B·n_t,) for the times, and noise (B·n_t, D)."""
+        if len(self.order) < self.batch:
+            self.order = torch.randperm(len(self.data), generator=self.generator, device=self.data.device)
+        chosen, self.order = self.order[: self.batch], self.order[self.batch :]
+        x = self.data[chosen].repeat_interleave(self.throws, dim=0)
+        u = torch.rand(len(x), generator=self.generator, device=x.device, dtype=x.dtype)
+        return x, u, torch.randn(x.shape, generator=self.generator, device=x.device, dtype=x.dtype)
+
+
+def train_stack(
+    members: Sequence[Member],
+    schedule: Schedule,
+    *,
+    throws: int,
+    batch_size: int,
+    learning_rate: float,
+    ema: float,
+    checkpoints: Sequence[int],
+) -> Iterator[tuple[int, MLP | None]]:
+    """Train every member at once.
+
+    Args:
+        members: the networks; they are left as they are.
+        schedule: the forward process.
+        throws: n_t, draws of (time, noise) per sample of a minibatch.
+        batch_size: B, samples per minibatch; must divide N.
+        learning_rate: of Adam, constant.
+        ema: decay of the averaged weights, bias-corrected; 0 keeps the raw ones.
+        checkpoints: optimiser steps at which the weights are given out, increasing.
+
+    Yields:
+        After each step its number, and at checkpoints a stack of the (averaged) networks, in the order of the members.
+
+    Raises:
+        InputError: if the members differ in shape or size, or the batch size does not divide N.
+        NumericalError: if the loss is not finite, naming the step and the member.
+    """
+    sizes = {tuple(member.data.shape) for member in members}
+    if len(sizes) != 1:
+        raise InputError(f"training: members of one stack need data of one shape, got {sorted(sizes)}")
+    samples = next(iter(sizes))[0]
+    if samples % batch_size:
+        raise InputError(f"training: batch_size {batch_size} must divide the {samples} samples")
+    networks = MLP.stack([member.network for member in members])
+    parameters = list(networks.parameters())
+    streams = {_key(m): _Throws(m.data, m.stream, batch_size, throws) for m in members}
+    objective = _Objective(members, schedule)
+    optimiser = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+    average = [torch.zeros_like(value) for value in parameters]
+    rows = max(1, ROWS // len(members))
+    for step in range(1, checkpoints[-1] + 1):
+        draws = {key: stream.draw() for key, stream in streams.items()}
+        x, u, noise = (torch.stack([draws[_key(m)][i] for m in members]) for i in range(3))
+        losses = torch.zeros(len(members), device=x.device)
+        for parts in zip(x.split(rows, 1), u.split(rows, 1), noise.split(rows, 1), strict=True):
+            loss = objective(networks, *parts) / x.shape[1]
+            loss.sum().backward()
+            losses += loss.detach()
+        if not bool(losses.isfinite().all()):
+            member = int((~losses.isfinite()).nonzero()[0])
+            raise NumericalError(f"training: the loss of member {member} is not finite at step {step}")
+        optimiser.step()
+        optimiser.zero_grad()
+        with torch.no_grad():
+            torch._foreach_lerp_(average, parameters, 1 - ema)
+        given = None
+        if step in checkpoints:
+            given = copy.deepcopy(networks)
+            for parameter, value in zip(given.parameters(), average, strict=True):
+                parameter.data = value / (1 - ema**step)
+        yield step, given
+
+
+def _key(member: Member) -> tuple[int, int]:
+    return id(member.data), member.stream
+
+
+class _Objective:
+    """The members' losses; neighbours of equal (prediction, weighting) are computed together."""
+
+    def __init__(self, members: Sequence[Member], schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.groups: list[tuple[Prediction, Weighting, slice]] = []
+        start = 0
+        for (prediction, weighting), group in groupby(members, key=lambda m: (m.prediction, m.weighting)):
+            end = start + len(list(group))
+            self.groups.append((prediction, weighting, slice(start, end)))
+            start = end
+
+    def __call__(self, networks: MLP, x: Tensor, u: Tensor, noise: Tensor) -> Tensor:
+        """(M,) sums over rows of the weighted ‖r‖², from samples and noise (M, R, D) and uniform numbers (M, R)."""
+        s, scale = torch.empty_like(u), torch.empty_like(u)
+        for _, weighting, part in self.groups:
+            times = proposal(weighting, self.schedule)
+            s[part] = times.times(u[part])
+            scale[part] = weight(weighting, self.schedule, s[part]) / times.density(s[part])
+        y = self.schedule.alpha(s)[..., None] * x + self.schedule.sigma(s)[..., None] * noise
+        output = networks(y, s)
+        losses = []
+        for prediction, _, part in self.groups:
+            out, eps, point, time = (value[part].flatten(0, 1) for value in (output, noise, y, s))
+            square = residual(prediction, out, eps, self.schedule, point, time).square().sum(1)
+            losses.append((scale[part] * square.reshape(scale[part].shape)).sum(1))
+        return torch.cat(losses)

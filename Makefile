@@ -38,14 +38,14 @@ test: $(INSTALLED) ## Run the tests
 lint: $(INSTALLED) ## Check style, types and the workflow
 	ruff check
 	ruff format --check
-	snakefmt --check Snakefile workflow
+	snakefmt --check workflow
 	snakemake --lint
 	mypy
 
 format: $(INSTALLED) ## Format the code and the workflow
 	ruff check --fix-only
 	ruff format
-	snakefmt Snakefile workflow
+	snakefmt workflow
 
 lock: ## Resolve the dependencies anew into requirements.lock
 	rm -rf $(VENV)-lock

@@ -3,7 +3,6 @@
 Sizes arrive as JSON of the classes in `sizes`. The study's modules, and torch with them, are imported inside the verbs.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,6 @@ DatasetFile = Annotated[Path, typer.Option(help="What `dataset` wrote.")]
 ModelsFile = Annotated[Path, typer.Option(help="What `train` wrote.")]
 Out = Annotated[Path, typer.Option(help="The file to write.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
-Gpus = Annotated[int, typer.Option(min=0, help="0 for the CPU, 1 for a GPU where there is one.")]
 
 
 @verbs.command()
@@ -37,10 +35,10 @@ def dataset(spec: Annotated[str, typer.Option(help="JSON of the data set.")], ou
 
 
 @verbs.command()
-def train(spec: Run, dataset: DatasetFile, out: Out, threads: Threads = 1, gpus: Gpus = 0) -> None:
+def train(spec: Run, dataset: DatasetFile, out: Out, threads: Threads = 1) -> None:
     """Train the networks of one run."""
     run = parse(TrainingRun, spec, "--spec")
-    with _job([out], {"run": run}, run.seeds, threads, gpus):
+    with _job([out], {"run": run}, run.seeds, threads):
         from diffusion_density.studies.density_estimators.train import train
 
         train(run, dataset, out)
@@ -55,11 +53,10 @@ def evaluate(
     models: ModelsFile,
     out: Out,
     threads: Threads = 1,
-    gpus: Gpus = 0,
 ) -> None:
     """Measure KL, entropy and score errors of the networks of the run NAME."""
     run, sizes = parse(TrainingRun, spec, "--spec"), parse(Evaluation, evaluation, "--evaluation")
-    with _job([out], {"name": name, "run": run, "evaluation": sizes}, run.seeds, threads, gpus):
+    with _job([out], {"name": name, "run": run, "evaluation": sizes}, run.seeds, threads):
         from diffusion_density.studies.density_estimators.evaluate import evaluate
 
         evaluate(name, run, sizes, dataset, models, out)
@@ -74,11 +71,10 @@ def timing(
     seconds: Annotated[Path, typer.Option(help="The table of seconds a sample to write.")],
     tradeoff: Annotated[Path, typer.Option(help="The table of error against seconds to write.")],
     threads: Threads = 1,
-    gpus: Gpus = 0,
 ) -> None:
     """Time both estimators, sample by sample and batched, on the networks of one run."""
     run, sizes = parse(TrainingRun, spec, "--spec"), parse(Timing, timing, "--timing")
-    with _job([seconds, tradeoff], {"run": run, "timing": sizes}, run.seeds, threads, gpus):
+    with _job([seconds, tradeoff], {"run": run, "timing": sizes}, run.seeds, threads):
         from diffusion_density.studies.density_estimators.timing import measure
 
         measure(sizes, run, dataset, models, seconds, tradeoff)
@@ -93,11 +89,10 @@ def agreement(
     points: Annotated[Path, typer.Option(help="The table of both estimates at every point to write.")],
     identity: Annotated[Path, typer.Option(help="The table of the identity's three sides to write.")],
     threads: Threads = 1,
-    gpus: Gpus = 0,
 ) -> None:
     """Compare both estimators with each other and with the truth, and the three sides of the KL identity."""
     run, sizes = parse(TrainingRun, spec, "--spec"), parse(Agreement, agreement, "--agreement")
-    with _job([points, identity], {"run": run, "agreement": sizes}, run.seeds, threads, gpus):
+    with _job([points, identity], {"run": run, "agreement": sizes}, run.seeds, threads):
         from diffusion_density.studies.density_estimators.agreement import measure
 
         measure(sizes, run, dataset, models, points, identity)
@@ -109,19 +104,13 @@ def _job(
     settings: dict[str, str | BaseModel],
     seeds: Sequence[int] = (),
     threads: int = 1,
-    gpus: int = 0,
 ) -> Iterator[None]:
-    """Set torch's threads and default device, and record the outputs' provenance."""
+    """Set torch's threads, and record the outputs' provenance."""
     import torch
 
     torch.set_num_threads(threads)
-    if gpus and torch.cuda.is_available():
-        torch.set_default_device("cuda")
-    elif gpus:
-        print("no GPU found: this job runs on the CPU", file=sys.stderr)
     plain = {
-        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-        for key, value in settings.items()
+        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in settings.items()
     }
     with recording(outputs, settings=plain, seeds=seeds):
         yield

@@ -1,0 +1,143 @@
+"""The workflow's configuration, typed: ``config.yaml``, what a user changes, and ``workflow/scales/``, the sizes.
+
+A wrong key or value raises `InputError` with one line that names the file, the key and what is wrong. Studies never
+import this module: they get their own part, resolved, so that changing one size reruns one experiment.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diffusion_density.errors import InputError
+from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes, TrainingRun
+
+ScaleName = Literal["smoke", "desk", "paper"]
+Model = TypeVar("Model", bound=BaseModel)
+
+CONFIG_FILE = Path("config.yaml")
+SCALES = Path("workflow/scales")
+
+
+def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("holds the same seed twice")
+    return values
+
+
+class Config(BaseModel):
+    """The file ``config.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="config.yaml")
+
+    scale: ScaleName = Field(default="desk", description="how large everything is; see workflow/scales")
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1), AfterValidator(_distinct)
+    ] = Field(default=(0, 1, 2), description="one repetition of every training each")
+
+
+class Scale(BaseModel):
+    """A file ``workflow/scales/<scale>.yaml``: the sizes of every study."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="workflow/scales/<scale>.yaml")
+
+    density_estimators: DensityEstimatorsSizes
+
+    @model_validator(mode="after")
+    def _default_throws_are_trained(self) -> Self:
+        study = self.density_estimators
+        if study.throws_default not in study.throws.values or study.throws_default > study.throws.many:
+            raise ValueError(
+                "density_estimators.throws_default must be among density_estimators.throws.values and not above "
+                "density_estimators.throws.many: timing and agreement use the networks of that run"
+            )
+        return self
+
+
+def read_config(values: Mapping[str, Any], overridden: Collection[str] = (), file: Path = CONFIG_FILE) -> Config:
+    """Check a configuration that was read already.
+
+    Args:
+        values: the configuration, with the command line's values in place.
+        overridden: the keys that came by ``--config``, which errors then name instead of the file.
+        file: where the other keys came from.
+    """
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        given = str(error.errors()[0]["loc"][0]) in set(overridden)
+        raise InputError(f"{'--config' if given else file}: {explain(error)}") from None
+
+
+def read_scale(name: str, folder: Path = SCALES) -> Scale:
+    """Read and check the scale file ``<folder>/<name>.yaml``."""
+    file = folder / f"{name}.yaml"
+    return _validated(Scale, read_yaml(file), file)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise InputError(f"{file}:{line} is not YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: must hold keys with values")
+    return values
+
+
+def parse(model: type[Model], text: str, origin: str) -> Model:
+    """Check JSON ``text`` against ``model``; ``origin`` is what errors name."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError(f"{origin}: {explain(error)}") from None
+
+
+def runs(config: Config, scale: Scale) -> dict[str, TrainingRun]:
+    """The training runs of the study ``density_estimators``, by name."""
+    return scale.density_estimators.runs(config.seeds)
+
+
+def schemas() -> dict[str, str]:
+    """The JSON schemas of both files, by file name."""
+    models: dict[str, type[BaseModel]] = {"config.schema.json": Config, "scale.schema.json": Scale}
+    return {
+        name: json.dumps(
+            {"$schema": "https://json-schema.org/draft/2020-12/schema"} | model.model_json_schema(), indent=2
+        )
+        + "\n"
+        for name, model in models.items()
+    }
+
+
+def explain(error: ValidationError) -> str:
+    """All that a check found, on one line: ``key: what is wrong (got value)``."""
+    problems = error.errors(include_url=False)
+    inner = {problem["loc"][:-1] for problem in problems}
+    # A list whose items are wrong also counts as too short: say it once.
+    return "; ".join(_explain_one(p) for p in problems if not (p["type"] == "too_short" and p["loc"] in inner))
+
+
+def _explain_one(problem: Any) -> str:  # noqa: ANN401 (pydantic_core's ErrorDetails)
+    key = ".".join(map(str, problem["loc"]))
+    plain = {"extra_forbidden": "unknown key", "missing": "is missing", "too_short": "must not be empty"}
+    if problem["type"] in plain:
+        return f"{key}: {plain[problem['type']]}"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return f"{key}: {message} (got {problem['input']!r})" if key else message
+
+
+def _validated(model: type[Model], values: Mapping[str, Any], file: Path) -> Model:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{file}: {explain(error)}") from None

@@ -1,0 +1,30 @@
+import os
+import sys
+from pathlib import Path
+
+from diffusion_density.config import read_config, read_scale
+from diffusion_density.errors import InputError
+from diffusion_density.sources import sources_hash
+
+try:
+    CONFIG = read_config(config, workflow.config_settings.overwrite_config)
+    SCALE = read_scale(CONFIG.scale, Path(os.path.relpath(workflow.basedir)) / "scales")
+except InputError as error:
+    sys.exit(f"error: {error}")
+
+# Jobs run in the environment that runs Snakemake, also where nobody activated it.
+shell.prefix(f"export PATH={Path(sys.executable).parent}:$PATH; ")
+
+
+wildcard_constraints:
+    scale=CONFIG.scale,
+
+
+def by_scale(smoke, desk, paper):
+    """An amount of a resource: one number for each scale, doubled at every retry."""
+    amount = {"smoke": smoke, "desk": desk, "paper": paper}[CONFIG.scale]
+
+    def resource(wildcards, attempt):
+        return amount * 2 ** (attempt - 1)
+
+    return resource

@@ -69,9 +69,12 @@ class MLP(nn.Module):
         return networks[0]._with({name: torch.stack([state[name] for state in states]) for name in states[0]})
 
     def members(self) -> list[Self]:
-        """The networks of a stack, one by one, with weights of their own."""
-        state = self.state_dict()
-        return [self._with({name: value[i].clone() for name, value in state.items()}) for i in range(len(self.skip))]
+        """The networks of a stack, one by one."""
+        return [self[index] for index in range(len(self.skip))]
+
+    def __getitem__(self, index: int | slice) -> Self:
+        """One network of a stack, or a smaller stack, with weights of its own."""
+        return self._with({name: value[index].clone() for name, value in self.state_dict().items()})
 
     def _with(self, state: dict[str, Tensor]) -> Self:
         changed = copy.deepcopy(self)

@@ -1,0 +1,42 @@
+"""The data of paper A: random Gaussian mixtures of its author's family, and training samples from each."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion_density import artifacts
+from diffusion_density.errors import InputError
+from diffusion_density.mixtures import GaussianMixture
+from diffusion_density.studies.density_estimators.sizes import Dataset
+
+_NAMES = ("weights", "means", "covariances")
+
+
+def prepare(spec: Dataset, out: Path) -> None:
+    """Draw the mixtures of one dimension and their samples, and write them.
+
+    Mixture k of dimension D has the seed 1000 D + k, whatever the sizes: the first mixtures and samples of a larger
+    data set are those of a smaller one.
+    """
+    mixtures, samples = [], []
+    for index in range(spec.mixtures):
+        generator = torch.Generator().manual_seed(1000 * spec.dimension + index)
+        mixtures.append(GaussianMixture.random(spec.dimension, spec.components, generator))
+        samples.append(mixtures[-1].sample(spec.samples, generator=generator))
+    tensors = {name: torch.stack([getattr(mixture, name) for mixture in mixtures]) for name in _NAMES}
+    artifacts.write_safetensors(out, tensors | {"train": torch.stack(samples).float()}, spec.model_dump(mode="json"))
+
+
+def load(path: Path, samples: int) -> tuple[list[GaussianMixture], Tensor]:
+    """The mixtures of a data file, and their first training samples (M, samples, D) in single precision.
+
+    Raises:
+        InputError: if the file is not such a file, or holds fewer samples.
+    """
+    tensors, _ = artifacts.read_safetensors(path, (*_NAMES, "train"))
+    train = tensors["train"]
+    if train.shape[1] < samples:
+        raise InputError(f"{path}: holds {train.shape[1]} samples, {samples} are needed; make it anew")
+    mixtures = [GaussianMixture(*parts) for parts in zip(*(tensors[name] for name in _NAMES), strict=True)]
+    return mixtures, train[:, :samples]

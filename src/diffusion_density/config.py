@@ -7,7 +7,7 @@ import this module: they get their own part, resolved, so that changing one size
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -47,7 +47,7 @@ class Scale(BaseModel):
     density_estimators: DensityEstimatorsSizes
 
     @model_validator(mode="after")
-    def _default_throws_are_trained(self) -> Self:
+    def _default_throws_are_trained(self) -> "Scale":
         study = self.density_estimators
         if study.throws_default not in study.throws.values or study.throws_default > study.throws.many:
             raise ValueError(

@@ -1,0 +1,215 @@
+"""The real pipeline at smoke scale: killed, resumed, quiet when done, and rerun only where something changed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from diffusion_density.errors import InputError
+from diffusion_density.figures.density_estimators import FIGURES
+from repository import Repository, copy, figure_tables
+
+pytestmark = pytest.mark.slow
+SMOKE = ("--cores", "2", "--config", "scale=smoke")
+STUDY = "results/smoke/density_estimators"
+Finished = tuple[Repository, dict[str, int]]
+
+
+def results(repository: Repository) -> dict[str, Path]:
+    """The results of a repository by name, without provenance."""
+    files = (repository.path / STUDY).rglob("*")
+    return {
+        path.relative_to(repository.path / STUDY).as_posix(): path
+        for path in files
+        if path.is_file() and not path.name.endswith(".provenance.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A repository whose run was killed outright when the first networks were trained, and then resumed."""
+    repository = copy(tmp_path_factory.mktemp("pipeline") / "repository")
+    run = subprocess.Popen(
+        repository.command(*SMOKE),
+        cwd=repository.path,
+        env=repository.environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    models = repository.path / STUDY / "models"
+    deadline = time.monotonic() + 120
+    while not list(models.glob("[!.]*.safetensors")):
+        assert run.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "no network was trained"
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    survivors = {name: path.stat().st_mtime_ns for name, path in results(repository).items()}
+
+    repository.snakemake("--unlock")
+    repository.snakemake(*SMOKE)
+    return repository, survivors
+
+
+@contextmanager
+def edited(path: Path, old: str, new: str) -> Iterator[None]:
+    """The file with its first ``old`` replaced, put back afterwards."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    try:
+        yield
+    finally:
+        path.write_text(text)
+
+
+def test_a_killed_run_resumes(finished: Finished) -> None:
+    repository, survivors = finished
+    after = results(repository)
+    whole = {name for name in survivors if name in after and after[name].stat().st_mtime_ns == survivors[name]}
+    assert any(name.startswith("data/") for name in whole), "nothing was kept"
+    assert not [path for path in repository.path.joinpath("results").rglob(".*.tmp*") if path.suffix == ".csv"]
+
+
+def test_everything_is_there(finished: Finished) -> None:
+    repository, _ = finished
+    found = results(repository)
+    tables = {table for tables in figure_tables().values() for table in tables}
+    assert {f"tables/{table}.csv" for table in tables} <= found.keys()
+    assert {f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")} <= found.keys()
+    for name, path in found.items():
+        assert path.stat().st_size > 0, name
+        record = json.loads(path.with_name(path.name + ".provenance.json").read_text())
+        assert record["result"] == path.name
+    for table in tables:
+        assert len(pd.read_csv(found[f"tables/{table}.csv"])) > 0, table
+
+
+@pytest.mark.parametrize(("figure", "tables"), figure_tables().items())
+def test_a_figure_reads_the_tables_of_its_rule_and_no_others(
+    finished: Finished, tmp_path: Path, figure: str, tables: list[str]
+) -> None:
+    repository, _ = finished
+    for table in tables:
+        shutil.copy(repository.path / STUDY / f"tables/{table}.csv", tmp_path)
+    FIGURES[figure](tmp_path)
+    for table in tables:
+        hidden = (tmp_path / f"{table}.csv").rename(tmp_path / "hidden")
+        with pytest.raises(InputError, match=rf"{table}\.csv: cannot be read"):
+            FIGURES[figure](tmp_path)
+        hidden.rename(tmp_path / f"{table}.csv")
+
+
+def test_logs_and_benchmarks_are_there(finished: Finished) -> None:
+    repository, _ = finished
+    logs = repository.path / "logs/smoke/density_estimators"
+    assert {path.stem for path in logs.rglob("*.log")} == {path.stem for path in logs.rglob("*.tsv")}
+    assert "objectives-all" in (logs / "train/objectives-all.log").read_text(), "no progress in the log"
+
+
+def test_a_second_run_has_nothing_to_do(finished: Finished) -> None:
+    repository, _ = finished
+    assert "Nothing to be done" in repository.snakemake(*SMOKE)
+
+
+def test_other_cores_change_nothing(finished: Finished) -> None:
+    repository, _ = finished
+    assert repository.planned("--cores", "1", "--config", "scale=smoke") == set()
+
+
+RUNS = ("objectives-all", "throws-2", "throws-4-entropy", "throws-4-score", "samples-32", "dimensions-3")
+TABLES = {f"table {name}" for name in ("throws", "objectives", "samples", "dimensions")}
+FIGURE_RULES = {f"figure_{name}" for name in FIGURES}
+
+
+def test_editing_an_estimator_reruns_what_uses_it(finished: Finished) -> None:
+    repository, _ = finished
+    source = repository.path / "src/diffusion_density"
+    with edited(source / "density/path_integral.py", "\n", "\n# edited\n"):
+        planned = repository.planned(*SMOKE)
+    assert planned == {f"evaluate {run}" for run in RUNS} | TABLES | FIGURE_RULES | {"timing", "agreement", "all"}
+    assert repository.planned(*SMOKE) == set()
+
+
+def test_editing_a_figure_reruns_the_figures(finished: Finished) -> None:
+    repository, _ = finished
+    source = repository.path / "src/diffusion_density"
+    with edited(source / "figures/density_estimators.py", "\n", "\n# edited\n"):
+        assert repository.planned(*SMOKE) == FIGURE_RULES | {"all"}
+
+
+def test_editing_another_paper_reruns_nothing(finished: Finished) -> None:
+    repository, _ = finished
+    source = repository.path / "src/diffusion_density"
+    with edited(source / "data/images.py", "\n", "\n# edited\n"), edited(source / "cli.py", "\n", "\n# edited\n"):
+        assert repository.planned(*SMOKE) == set()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "planned"),
+    [
+        (
+            "objectives: {checkpoints: [1, 2]}",
+            "objectives: {checkpoints: [1, 3]}",
+            {"train objectives-all", "evaluate objectives-all", "table objectives"}
+            | {"figure_kl_sweeps", "figure_entropy_score", "all"},
+        ),
+        (
+            "agreement: {points: 8",
+            "agreement: {points: 9",
+            {"agreement", "figure_agreement", "all"},
+        ),
+        (
+            "score_error_throws: 4",
+            "score_error_throws: 5",
+            {f"evaluate {run}" for run in RUNS}
+            | TABLES
+            | {"figure_kl_throws", "figure_kl_sweeps", "figure_entropy_score", "figure_compute_grid", "all"},
+        ),
+    ],
+)
+def test_a_changed_size_reruns_only_its_experiment(finished: Finished, old: str, new: str, planned: set[str]) -> None:
+    repository, _ = finished
+    with edited(repository.path / "workflow/scales/smoke.yaml", old, new):
+        assert repository.planned(*SMOKE) == planned
+
+
+def test_tables_and_figures_come_back_byte_for_byte(finished: Finished) -> None:
+    repository, _ = finished
+    names = ("models/throws-4-score.safetensors", "tables/throws.csv", "tables/identity.csv", "figures/kl_throws.svg")
+    before = {name: (repository.path / STUDY / name).read_bytes() for name in names}
+    for name in (*names, "tables/runs/throws-4-score.csv"):
+        (repository.path / STUDY / name).unlink()
+    repository.snakemake(*(f"{STUDY}/{name}" for name in names), *SMOKE)
+    for name, content in before.items():
+        assert (repository.path / STUDY / name).read_bytes() == content, name
+
+
+def test_a_report_is_made(finished: Finished) -> None:
+    repository, _ = finished
+    repository.snakemake("--report", "results/smoke/report.html", "--config", "scale=smoke")
+    page = (repository.path / "results/smoke/report.html").read_text()
+    for name in FIGURES:
+        assert f"{name}.svg" in page
+    assert "WorkflowError" not in page
+
+
+def test_a_damaged_file_is_named_by_the_job_that_reads_it(finished: Finished) -> None:
+    repository, _ = finished
+    models = repository.path / STUDY / "models/throws-2.safetensors"
+    backup = shutil.move(models, models.with_suffix(".backup"))
+    models.write_bytes(backup.read_bytes()[:100])
+    target = f"{STUDY}/tables/agreement.csv"
+    text = repository.snakemake(target, *SMOKE, "--rerun-triggers", "input", check=False)
+    shutil.move(backup, models)
+    assert "error: results/smoke/density_estimators/models/throws-2.safetensors: is truncated" in text
+    assert "Traceback" not in text

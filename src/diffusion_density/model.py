@@ -106,7 +106,7 @@ class DiffusionModel(Model):
         self.network = network
         self.schedule = schedule
         self.prediction = checked(prediction)
-        self.prior = prior or GaussianPrior(schedule.at(schedule.s_max)[1] ** 2)
+        self.prior = GaussianPrior(schedule.at(schedule.s_max)[1] ** 2) if prior is None else prior
 
     def score(self, x: Tensor, s: Tensor | float) -> Tensor:
         time = expand_time(s, x)

@@ -27,10 +27,10 @@ def with_divergence(field: Field, x: Tensor, probes: Tensor | None = None) -> tu
         probes: (B, K, *) probes η, or None for the exact divergence.
 
     Returns:
-        The field (B, *), and its divergence (B, 1), or one estimate a probe (B, K).
+        The field (B, *), and its divergence (B, 1), or one estimate a probe (B, K); in any mode of autograd.
     """
-    with torch.enable_grad():
-        point = x.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():  # without it: silently 0
+        point = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
         value = field(point)
         if probes is None:
             count = flat(value).shape[1]

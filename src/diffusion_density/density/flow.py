@@ -31,14 +31,17 @@ class _Field:
         self.probes = probes
         self.failed = failed
         self.calls = 0
+        self.inside = False
         self.dimension = shape[1:].numel()
 
     def __call__(self, s: Tensor, state: Tensor) -> Tensor:
         self.calls += 1
+        self.inside = True
         x = state[:, : self.dimension].reshape(self.shape)
         velocity, divergence = with_divergence(lambda y: self.model.flow_drift(y, s), x, self.probes)
         field = torch.cat([flat(velocity), divergence], dim=1)
         self.failed |= ~field.isfinite().all(1)
+        self.inside = False
         return field.masked_fill(self.failed[:, None], 0.0)
 
     def norm(self, state: Tensor) -> Tensor:
@@ -82,44 +85,62 @@ def flow(
     check_points(x)
     if not (rtol > 0 and atol > 0):
         raise InputError(f"flow: tolerances must be positive, got rtol={rtol} and atol={atol}")
-    if x.dtype == torch.float32 and min(rtol, atol) < 1e-6:
+    if x.dtype != torch.float64 and min(rtol, atol) < 1e-6:
         raise InputError("flow: tolerances below 1e-6 need points in double precision")
     if divergence not in ("exact", "hutchinson") or probes < 1:
         raise InputError(f"flow: divergence 'exact' or 'hutchinson' with probes >= 1, got {divergence!r} and {probes}")
     if divergence == "hutchinson" and generator is None:
         raise InputError("flow: hutchinson draws its probes from a generator; none was given")
-    eta = rademacher(x, probes, generator) if divergence == "hutchinson" else None
-    times = torch.tensor(
-        [model.schedule.s_start if start is None else start, model.schedule.s_max], dtype=torch.float64, device=x.device
-    )
+    first, last = model.schedule.s_start if start is None else start, model.schedule.s_max
+    if not model.schedule.s_min <= first < last:
+        raise InputError(f"flow: start must lie in [{model.schedule.s_min}, {last}), got {start}")
+    if max_steps < 1:
+        raise InputError(f"flow: max_steps must be at least 1, got {max_steps}")
+    drawn = probes if divergence == "hutchinson" else 0
+    with torch.inference_mode(False), torch.no_grad():  # the divergence needs autograd, whatever mode the caller is in
+        return _solve(model, x.clone(), rtol, atol, drawn, generator, first, max_steps)
+
+
+def _solve(
+    model: Model,
+    x: Tensor,
+    rtol: float,
+    atol: float,
+    probes: int,
+    generator: torch.Generator | None,
+    start: float,
+    max_steps: int,
+) -> LogDensity:
+    """``flow`` with checked settings; no probes mean the exact divergence."""
+    eta = rademacher(x, probes, generator) if probes else None
+    times = torch.tensor([start, model.schedule.s_max], dtype=torch.float64, device=x.device)
     failed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     field = _Field(model, x.shape, eta, failed)
-    state = torch.cat([flat(x), x.new_zeros(len(x), probes if eta is not None else 1)], dim=1)
+    state = torch.cat([flat(x), x.new_zeros(len(x), probes or 1)], dim=1)
     options = {"norm": field.norm, "max_num_steps": max_steps, "dtype": torch.float64}
     stopped = False
-    with torch.no_grad():
-        try:
-            end = odeint(field, state, times, rtol=rtol, atol=atol, method="dopri5", options=options)[-1]
-        except AssertionError:  # torchdiffeq's way to say: too many steps, or a step too small to matter
-            end, stopped = torch.full_like(state, torch.nan), True
-        log_dets = end[:, field.dimension :].double()
-        value = model.prior.log_prob(end[:, : field.dimension].reshape(x.shape)).double() + log_dets.mean(1)
+    try:
+        end = odeint(field, state, times, rtol=rtol, atol=atol, method="dopri5", options=options)[-1]
+    except AssertionError:  # torchdiffeq's way to say: too many steps, or a step too small to matter
+        if field.inside:  # the network's own
+            raise
+        end, stopped = torch.full_like(state, torch.nan), True
+    log_dets = end[:, field.dimension :].double().masked_fill(failed[:, None], torch.nan)
+    value = model.prior.log_prob(end[:, : field.dimension].reshape(x.shape)).double() + log_dets.mean(1)
     status = failed.long() if not stopped else torch.where(failed, 1, 2)
-    several = log_dets.shape[1] > 1
-    passes = 1 + (field.dimension if eta is None else probes)
     return LogDensity(
         value=value.masked_fill(status > 0, torch.nan),
-        stderr=log_dets.std(1) / probes**0.5 if several else None,
+        stderr=log_dets.std(1) / probes**0.5 if probes > 1 else None,
         kind="exact" if eta is None else "unbiased",
         of="flow",
-        network_evaluations=field.calls * passes,
+        network_evaluations=field.calls * (1 + (probes or field.dimension)),
         settings={
             "estimator": "flow",
             "rtol": rtol,
             "atol": atol,
-            "divergence": divergence,
-            "probes": probes if eta is not None else 0,
-            "start": times[0].item(),
+            "divergence": "hutchinson" if probes else "exact",
+            "probes": probes,
+            "start": start,
             "solver_calls": field.calls,
         },
         status=status,

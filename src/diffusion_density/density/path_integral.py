@@ -54,6 +54,7 @@ def path_integral(
 
     Returns:
         LogDensity in nats, a ``lower`` bound (in expectation) of the ``sde`` density; n network evaluations a point.
+        Points where the score was not finite are NaN with their status.
 
     Raises:
         InputError: for points that are not finite, or settings out of range.
@@ -75,13 +76,16 @@ def path_integral(
             means.append(total / throws)
             variances.append((square / throws - means[-1].square()).clamp_min(0) / (throws - 1))
         value = _prior_reference(model, x).double() + torch.cat(means)
+    value, stderr = value.clone(), torch.cat(variances).sqrt()
+    failed = ~value.isfinite()
     return LogDensity(
-        value=value.clone(),
-        stderr=torch.cat(variances).sqrt().clone(),
+        value=value.masked_fill(failed, torch.nan),
+        stderr=stderr.masked_fill(failed, torch.nan),
         kind="lower",
         of="sde",
         network_evaluations=throws,
         settings={"estimator": "path_integral", "method": method, "throws": throws, "cutoff": cutoff},
+        status=failed.long(),
     )
 
 

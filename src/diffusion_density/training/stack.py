@@ -84,7 +84,7 @@ def train_stack(
         batch_size: B, samples per minibatch; must divide N.
         learning_rate: of Adam, constant.
         ema: decay of the averaged weights, bias-corrected; 0 keeps the raw ones.
-        checkpoints: optimiser steps at which the weights are given out, increasing.
+        checkpoints: optimiser steps at which the weights are given out, in any order.
 
     Yields:
         After each step its number, and at checkpoints a stack of the (averaged) networks, in the order of the members.
@@ -106,7 +106,7 @@ def train_stack(
     optimiser = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     average = [torch.zeros_like(value) for value in parameters]
     rows = max(1, ROWS // len(members))
-    for step in range(1, checkpoints[-1] + 1):
+    for step in range(1, max(checkpoints) + 1):
         draws = {key: stream.draw() for key, stream in streams.items()}
         x, u, noise = (torch.stack([draws[_key(m)][i] for m in members]) for i in range(3))
         losses = torch.zeros(len(members), device=x.device)

@@ -35,7 +35,7 @@ def measure(agreement: Agreement, run: TrainingRun, dataset: Path, models: Path,
     Raises:
         InputError: if a file does not fit the run.
     """
-    mixtures, _ = data.load(dataset, run.samples)
+    mixtures, _ = data.load(dataset, run)
     checkpoint = load(models, run)[-1]
     tables: list[pd.DataFrame] = []
     sides: list[dict[str, object]] = []

@@ -8,7 +8,7 @@ from torch import Tensor
 from diffusion_density import artifacts
 from diffusion_density.errors import InputError
 from diffusion_density.mixtures import GaussianMixture
-from diffusion_density.studies.density_estimators.sizes import Dataset
+from diffusion_density.studies.density_estimators.sizes import Dataset, TrainingRun
 
 _NAMES = ("weights", "means", "covariances")
 
@@ -28,15 +28,19 @@ def prepare(spec: Dataset, out: Path) -> None:
     artifacts.write_safetensors(out, tensors | {"train": torch.stack(samples).float()}, spec.model_dump(mode="json"))
 
 
-def load(path: Path, samples: int) -> tuple[list[GaussianMixture], Tensor]:
-    """The mixtures of a data file, and their first training samples (M, samples, D) in single precision.
+def load(path: Path, run: TrainingRun) -> tuple[list[GaussianMixture], Tensor]:
+    """The mixtures of a run's data file, and their first training samples (M, N, D) in single precision.
 
     Raises:
-        InputError: if the file is not such a file, or holds fewer samples.
+        InputError: if the file is not such a file, has another dimension, or holds too little for the run.
     """
     tensors, _ = artifacts.read_safetensors(path, (*_NAMES, "train"))
     train = tensors["train"]
-    if train.shape[1] < samples:
-        raise InputError(f"{path}: holds {train.shape[1]} samples, {samples} are needed; make it anew")
+    count, samples, dimension = train.shape
+    if dimension != run.dimension:
+        raise InputError(f"{path}: holds points of {dimension} dimensions, the run has {run.dimension}")
+    if count < run.mixtures or samples < run.samples:
+        held, needed = f"{samples} samples of {count} mixtures", f"{run.samples} of {run.mixtures}"
+        raise InputError(f"{path}: holds {held}, {needed} are needed; make it anew")
     mixtures = [GaussianMixture(*parts) for parts in zip(*(tensors[name] for name in _NAMES), strict=True)]
-    return mixtures, train[:, :samples]
+    return mixtures[: run.mixtures], train[: run.mixtures, : run.samples]

@@ -43,8 +43,8 @@ def evaluate(name: str, run: TrainingRun, evaluation: Evaluation, dataset: Path,
     Raises:
         InputError: if a file does not fit the run.
     """
-    mixtures, _ = data.load(dataset, run.samples)
-    tests = [_Test(mixture, index, evaluation) for index, mixture in enumerate(mixtures[: run.mixtures])]
+    mixtures, _ = data.load(dataset, run)
+    tests = [_Test(mixture, index, evaluation) for index, mixture in enumerate(mixtures)]
     order = places(run)
     each = len(order) // len(run.arms)
     rows: list[dict[str, object]] = []

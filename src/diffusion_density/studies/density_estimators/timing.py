@@ -36,7 +36,7 @@ def measure(timing: Timing, run: TrainingRun, dataset: Path, models: Path, secon
     Raises:
         InputError: if a file does not fit the run.
     """
-    mixtures, _ = data.load(dataset, run.samples)
+    mixtures, _ = data.load(dataset, run)
     trained = load(models, run)[-1].model(0)
     exact = mixtures[0].diffused(SCHEDULE)
     generator = torch.Generator().manual_seed(len(mixtures[0].weights))

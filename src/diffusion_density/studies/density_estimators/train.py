@@ -4,7 +4,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from diffusion_density.errors import InputError
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.studies.density_estimators import dataset as data
 from diffusion_density.studies.density_estimators.models import SCHEDULE, build, places, save
@@ -19,9 +18,7 @@ def train(run: TrainingRun, dataset: Path, out: Path) -> None:
         InputError: if the data set does not fit the run.
         NumericalError: if a loss is not finite.
     """
-    mixtures, samples = data.load(dataset, run.samples)
-    if len(mixtures) < run.mixtures or samples.shape[2] != run.dimension:
-        raise InputError(f"{dataset}: {len(mixtures)} mixtures in {samples.shape[2]} dimensions do not fit the run")
+    _, samples = data.load(dataset, run)
     sets = list(samples)
     members = [
         Member(build(run, place), place.arm.prediction, place.arm.weighting, sets[place.mixture], place.seed)
@@ -30,7 +27,7 @@ def train(run: TrainingRun, dataset: Path, out: Path) -> None:
     steps = [max(1, round(epochs * run.samples / run.optimiser.batch_size)) for epochs in run.checkpoints]
     training = train_stack(members, SCHEDULE, throws=run.throws, checkpoints=steps, **run.optimiser.model_dump())
     stacks: dict[int, MLP] = {}
-    for step, stack in tqdm(training, total=steps[-1], desc=out.stem, unit="step", mininterval=1):
+    for step, stack in tqdm(training, total=max(steps), desc=out.stem, unit="step", mininterval=1):
         if stack is not None:
             stacks[step] = stack
     save(out, run, [stacks[step] for step in steps])

@@ -44,10 +44,7 @@ def build(run: TrainingRun, place: Place) -> MLP:
     """The untrained network of a place: its seed alone draws the weights, so that arms start alike."""
     return MLP(
         run.dimension,
-        run.network.widths,
-        run.network.frequencies,
-        run.network.time_frequencies,
-        run.network.frequency_scale,
+        **run.network.model_dump(),
         skip=place.arm.skip,
         generator=torch.Generator().manual_seed(place.seed),
     )

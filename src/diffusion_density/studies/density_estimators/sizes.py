@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from diffusion_density.networks.sizes import MLPSize
+
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Prediction = Literal["score", "entropy", "noise"]
@@ -20,15 +22,6 @@ class Strict(BaseModel):
     """A configuration node: unknown keys are errors, and it can't be changed after it was read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NetworkSize(Strict):
-    """The multilayer perceptron of `networks.mlp`."""
-
-    widths: Annotated[tuple[Count, ...], Field(min_length=1)]
-    frequencies: Annotated[int, Field(ge=0)]
-    time_frequencies: Count
-    frequency_scale: Positive
 
 
 class Arm(Strict):
@@ -57,7 +50,7 @@ class TrainingRun(Strict):
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
     mixtures: Count
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
-    network: NetworkSize
+    network: MLPSize
     optimiser: Optimiser
 
 
@@ -96,13 +89,16 @@ class Throws(Strict):
 
 
 class Objectives(Strict):
-    """Experiments 2 and 3: KL against epochs for every prediction, with the skip control and both weightings."""
+    """Experiments 2 and 3: KL against epochs for the skip control, noise prediction and the likelihood weighting.
+
+    The arms of the default throws, with unit weighting, are those of the run ``throws-<throws_default>``.
+    """
 
     checkpoints: Annotated[tuple[Positive, ...], Field(min_length=1)]
 
 
 class Sweep(Strict):
-    """One swept size (N or D), at fixed throws and epochs."""
+    """One swept size (N or D), at the default throws and epochs; the default size is in ``throws-<throws_default>``."""
 
     values: Annotated[tuple[Count, ...], Field(min_length=1)]
 
@@ -134,7 +130,7 @@ class DensityEstimatorsSizes(Strict):
     epochs: Positive
     components: Count
     mixtures: Count
-    network: NetworkSize
+    network: MLPSize
     optimiser: Optimiser
     evaluation: Evaluation
     throws: Throws
@@ -171,17 +167,19 @@ class DensityEstimatorsSizes(Strict):
             "network": self.network,
             "optimiser": self.optimiser,
         }
-        controls = (*pair, Arm(prediction="score", skip=True), Arm(prediction="noise"))
-        weighted = tuple(arm.model_copy(update={"weighting": "likelihood"}) for arm in controls)
-        runs = {"objectives-all": {"checkpoints": self.objectives.checkpoints, "arms": controls + weighted}}
+        unusual = (Arm(prediction="score", skip=True), Arm(prediction="noise"))
+        weighted = tuple(arm.model_copy(update={"weighting": "likelihood"}) for arm in pair)
+        runs: dict[str, dict[str, object]] = {
+            "objectives-all": {"checkpoints": self.objectives.checkpoints, "arms": unusual + weighted}
+        }
         for n in self.throws.values:
-            run = {"throws": n, "checkpoints": self._checkpoints(n)}
+            run: dict[str, object] = {"throws": n, "checkpoints": self._checkpoints(n)}
             if n <= self.throws.many:
                 runs[f"throws-{n}"] = run
             else:  # long: one job an arm, so that they run side by side
                 runs |= {f"throws-{n}-{arm.prediction}": run | {"arms": (arm,), "mixtures": 1} for arm in pair}
-        runs |= {f"samples-{n}": {"samples": n} for n in self.samples_sweep.values}
-        runs |= {f"dimensions-{d}": {"dimension": d} for d in self.dimensions_sweep.values}
+        runs |= {f"samples-{n}": {"samples": n} for n in self.samples_sweep.values if n != self.samples}
+        runs |= {f"dimensions-{d}": {"dimension": d} for d in self.dimensions_sweep.values if d != self.dimension}
         return {name: TrainingRun.model_validate(common | changed) for name, changed in runs.items()}
 
     def _checkpoints(self, throws: int) -> tuple[float, ...]:

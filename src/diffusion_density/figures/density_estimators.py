@@ -1,0 +1,225 @@
+"""Figures of paper A, from its tables alone: each function takes the folder of tables and gives a figure."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from diffusion_density.artifacts import read_csv
+from diffusion_density.figures.style import COLOURS, GREY, canvas, curve, plain_log_ticks, summarise
+
+ESTIMATORS = {  # label, line, marker: how each estimator of KL is drawn everywhere
+    "score_error": ("SDE bound, from the known score", "-", None),
+    "path_integral": ("SDE bound, path integral", "none", "o"),
+    "flow": ("flow, ODE solver", ":", "s"),
+}
+ARMS = {"entropy": "entropy matching", "score": "score matching"}
+
+
+def kl_throws(tables: Path) -> Figure:
+    """KL against throws at equal epochs and at equal network evaluations, by both methods and all estimators."""
+    table = read_csv(tables / "throws.csv")
+    figure, axes = canvas(2, height=3.1, share_y=True)
+    whole = table.groupby("throws").epochs.apply(set)
+    equal_epochs = max(set.intersection(*whole))
+    budgets = table.assign(budget=(table.throws * table.epochs).round(6)).groupby("throws").budget.apply(set)
+    equal_budget = max(set.intersection(*budgets))
+    chosen = (
+        (table[table.epochs == equal_epochs], f"equal epochs ({equal_epochs:g})"),
+        (
+            table[(table.throws * table.epochs - equal_budget).abs() < 1e-6],
+            f"equal evaluations ({equal_budget:g} a sample)",
+        ),
+    )
+    for axis, (rows, title) in zip(axes, chosen, strict=True):
+        for arm in ARMS:
+            for mixture in sorted(set(rows.mixture)):
+                part = rows[(rows.prediction == arm) & (rows.mixture == mixture)]
+                if mixture == 0:
+                    for name, (_, line, marker) in ESTIMATORS.items():
+                        means = summarise(part[part.estimator == name], ["throws"], "kl_nats")
+                        curve(axis, means["throws"], means, color=COLOURS[arm], linestyle=line, marker=marker, mfc="w")
+                else:
+                    means = summarise(part[part.estimator == "score_error"], ["throws"], "kl_nats")
+                    axis.plot(means["throws"], means["mean"], color=COLOURS[arm], lw=0.6, alpha=0.5)
+        axis.set(title=title, xscale="log", yscale="log", xlabel="throws $n_t$ per sample and step")
+        plain_log_ticks(axis, "x", sorted(set(table.throws)))
+        plain_log_ticks(axis, "y", [0.03, 0.1, 0.3, 1])
+    axes[0].set_ylabel("KL divergence (nats)")
+    others = [Line2D([], [], color=GREY, lw=0.6, label="other mixtures, SDE bound")] if table.mixture.max() else []
+    _legend(figure, others)
+    return figure
+
+
+def kl_sweeps(tables: Path) -> Figure:
+    """KL against epochs, samples and dimension."""
+    figure, axes = canvas(3, height=3.0)
+    samples, dimensions = read_csv(tables / "samples.csv"), read_csv(tables / "dimensions.csv")
+    usual = _usual(tables, samples)
+    at_end = usual[usual.epochs.isin(samples.epochs)]
+    sweeps = (
+        (usual, "epochs", "epochs $n_{ep}$"),
+        (pd.concat([samples, at_end]), "samples", "training samples $N$"),
+        (pd.concat([dimensions, at_end]), "dimension", "dimension $D$"),
+    )
+    for axis, (table, column, label) in zip(axes, sweeps, strict=True):
+        for arm in ARMS:
+            for name, (_, line, marker) in ESTIMATORS.items():
+                part = table[(table.prediction == arm) & (table.estimator == name)]
+                means = summarise(part, [column], "kl_nats")
+                curve(axis, means[column], means, color=COLOURS[arm], linestyle=line, marker=marker, mfc="w")
+        untrained = table.groupby(column).untrained_kl_nats.mean()
+        axis.plot(untrained.index, untrained, color=GREY, lw=0.8, ls="--")
+        axis.set(xscale="log", yscale="log", xlabel=label)
+        plain_log_ticks(axis, "x", sorted(set(table[column])))
+    axes[0].set_ylabel("KL divergence (nats)")
+    _legend(figure, [Line2D([], [], color=GREY, lw=0.8, ls="--", label="KL(data ‖ N(0, I)), untrained")])
+    return figure
+
+
+def entropy_score(tables: Path) -> Figure:
+    """KL against epochs for every prediction, with the control: score matching with the fixed output −y."""
+    objectives = read_csv(tables / "objectives.csv")
+    usual = _usual(tables, objectives)
+    table = pd.concat([objectives, usual[usual.epochs.isin(objectives.epochs)]])
+    table = table[table.estimator == "score_error"]
+    figure, axes = canvas(2, height=3.1, share_y=True)
+    arms = {
+        ("entropy", False): ("entropy", "entropy matching", "-", None),
+        ("score", True): ("skip", "score matching + fixed output −y", "none", "x"),
+        ("score", False): ("score", "score matching", "-", "s"),
+        ("noise", False): ("noise", "noise prediction", "--", "^"),
+    }
+    for axis, weighting in zip(axes, ("unit", "likelihood"), strict=True):
+        part = table[table.weighting == weighting]
+        for (prediction, skip), (colour, label, line, marker) in arms.items():
+            means = summarise(part[(part.prediction == prediction) & (part.skip == skip)], ["epochs"], "kl_nats")
+            if len(means):
+                curve(axis, means["epochs"], means, color=COLOURS[colour], linestyle=line, marker=marker, label=label)
+        axis.set(title=f"{weighting} weighting", xscale="log", yscale="log", xlabel="epochs $n_{ep}$")
+        plain_log_ticks(axis, "x", sorted(set(table.epochs)))
+        plain_log_ticks(axis, "y", [0.03, 0.1, 0.3, 1, 3])
+    axes[0].set_ylabel("KL bound of the SDE (nats)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def compute_grid(tables: Path) -> Figure:
+    """KL against the total training cost, one curve for each number of throws."""
+    table = read_csv(tables / "throws.csv")
+    table = table[(table.estimator == "score_error") & (table.mixture == 0)]
+    figure, axes = canvas(2, height=3.0, share_y=True)
+    throws = sorted(set(table.throws))
+    for axis, (arm, title) in zip(axes, ARMS.items(), strict=True):
+        for index, count in enumerate(throws):
+            part = table[(table.throws == count) & (table.prediction == arm)]
+            means = summarise(part, ["training_evaluations"], "kl_nats")
+            shade = _shade(index, len(throws))
+            curve(axis, means["training_evaluations"], means, color=shade, marker="o", label=f"{count}")
+        axis.set(title=title, xscale="log", yscale="log", xlabel="training cost $N n_t n_{ep}$ (network evaluations)")
+        plain_log_ticks(axis, "y", [0.03, 0.1, 0.3, 1])
+    axes[0].set_ylabel("KL bound of the SDE (nats)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", title="throws $n_t$")
+    return figure
+
+
+def timing(tables: Path) -> Figure:
+    """What a sample costs by each estimator, and the accuracy that it buys."""
+    seconds, tradeoff = read_csv(tables / "timing.csv"), read_csv(tables / "tradeoff.csv")
+    figure, axes = canvas(3, height=3.0)
+    for name, label in {"flow": "flow", "path_integral": "path integral"}.items():
+        part = seconds[seconds.estimator == name]
+        single = part[part["mode"] == "single"].seconds_per_point.sort_values()
+        batch = part[part["mode"] == "batch"].seconds_per_point.median()
+        rank = [(i + 1) / len(single) for i in range(len(single))]
+        evaluations = int(part.network_evaluations.median())
+        axes[0].step(single, rank, where="post", color=COLOURS[name], label=f"{label}, one by one ({evaluations} evals)")
+        axes[0].axvline(batch, color=COLOURS[name], ls="--", label=f"{label}, in a batch")
+    axes[0].set(xscale="log", xlabel="seconds a sample", ylabel="fraction of samples", title="time a sample")
+    axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.25))
+    for axis, field in zip(axes[1:], ("exact", "trained"), strict=True):
+        for name in ("flow", "path_integral"):
+            part = tradeoff[(tradeoff.estimator == name) & (tradeoff.field == field)].sort_values("seconds_per_point")
+            error, bar = part.rms_error_nats, 1.96 * part.rms_error_stderr_nats
+            axis.errorbar(part.seconds_per_point, error, yerr=bar, color=COLOURS[name], marker="o", mfc="w", capsize=1.5)
+            axis.annotate(
+                name.replace("_", " "), (part.seconds_per_point.iloc[-1], error.iloc[-1]), color=COLOURS[name],
+                xytext=(0, 7), textcoords="offset points", ha="center",
+            )  # fmt: skip
+        title = {"exact": "exact score: error to the truth", "trained": "trained: error to own limit"}[field]
+        axis.set(xscale="log", yscale="log", xlabel="seconds a sample, in a batch", ylabel="RMS error (nats)", title=title)
+    return figure
+
+
+def agreement(tables: Path) -> Figure:
+    """Both estimators of one network point by point, and the three sides of the KL identity."""
+    points, identity = read_csv(tables / "agreement.csv"), read_csv(tables / "identity.csv")
+    figure, axes = canvas(3, height=2.9)
+    for axis, (column, label) in zip(
+        axes[:2], (("flow_nats", "flow, trained"), ("path_integral_nats", "path-integral bound, trained")), strict=True
+    ):
+        for arm, part in points.groupby("prediction"):
+            error = part[column] - part.log_prob_nats
+            axis.plot(part.log_prob_nats, error, ".", ms=2, alpha=0.4, color=COLOURS[str(arm)])
+        axis.axhline(0, color=GREY, lw=0.8)
+        axis.set(xlabel="true log p (nats)", ylabel="log p error (nats)", title=label)
+    low = min(axes[0].get_ylim()[0], axes[1].get_ylim()[0])
+    high = max(axes[0].get_ylim()[1], axes[1].get_ylim()[1])
+    for axis in axes[:2]:
+        axis.set_ylim(low, high)
+    keys = ["prediction", "mixture", "seed"]
+    sides = identity.pivot_table(index=keys, columns="side", values=["kl_nats", "kl_stderr_nats"]).reset_index()
+    _identity(axes[2], sides)
+    figure.legend(handles=[Patch(color=COLOURS[arm], label=label) for arm, label in ARMS.items()],
+                  loc="outside upper center", ncols=2)  # fmt: skip
+    return figure
+
+
+def _identity(axis: Axes, sides: pd.DataFrame) -> None:
+    for side, marker in (("path_integral", "o"), ("loss_difference", "x")):
+        for arm in ARMS:
+            part = sides[sides.prediction == arm]
+            axis.errorbar(
+                part["kl_nats", "score_error"], part["kl_nats", side], yerr=1.96 * part["kl_stderr_nats", side],
+                fmt=marker, color=COLOURS[arm], mfc="w", elinewidth=0.6, capsize=0,
+            )  # fmt: skip
+    line = [sides["kl_nats", "score_error"].min(), sides["kl_nats", "score_error"].max()]
+    axis.plot(line, line, color=GREY, lw=0.8)
+    axis.set(xlabel="score-error side (nats)", ylabel="other sides (nats)", title="the KL identity")
+    handles = [Line2D([], [], color=GREY, marker=m, ls="none", mfc="w", label=text)
+               for m, text in (("o", "path integral"), ("x", "loss − minimum"))]  # fmt: skip
+    axis.legend(handles=handles, loc="upper left")
+
+
+def _usual(tables: Path, other: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``throws.csv`` trained with the throws of another experiment: its default arms and sizes."""
+    throws = read_csv(tables / "throws.csv")
+    return throws[throws.throws == other.throws.iloc[0]]
+
+
+def _legend(figure: Figure, more: list[Line2D]) -> None:
+    """Colours are methods, lines and markers are estimators."""
+    arms: list[Line2D | Patch] = [Patch(color=COLOURS[arm], label=label) for arm, label in ARMS.items()]
+    lines = [Line2D([], [], color=GREY, linestyle=line, marker=marker, mfc="w", label=label)
+             for label, line, marker in ESTIMATORS.values()]  # fmt: skip
+    figure.legend(handles=[*arms, *lines, *more], loc="outside upper center", ncols=3)
+
+
+def _shade(index: int, count: int) -> tuple[float, float, float, float]:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.92 * index / max(1, count - 1))
+
+
+FIGURES: dict[str, Callable[[Path], Figure]] = {
+    "kl_throws": kl_throws,
+    "kl_sweeps": kl_sweeps,
+    "entropy_score": entropy_score,
+    "compute_grid": compute_grid,
+    "timing": timing,
+    "agreement": agreement,
+}

@@ -1,0 +1,84 @@
+"""One look for every figure: column widths, colours that colour-blind readers tell apart, the same bytes every time."""
+
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from diffusion_density import artifacts
+
+COLUMN, PAGE = 3.4, 7.0  # widths in inches: one column, and two
+_PALETTE = sns.color_palette("colorblind")
+COLOURS = {
+    "entropy": _PALETTE[0],
+    "score": _PALETTE[1],
+    "noise": _PALETTE[2],
+    "skip": _PALETTE[4],
+    "flow": _PALETTE[3],
+    "path_integral": _PALETTE[0],
+}
+GREY = "0.45"
+_STYLE = {
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "figure.constrained_layout.use": True,
+    "font.size": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "diffusion-density",
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+}
+
+
+def canvas(panels: int, width: float = PAGE, height: float = 2.6, *, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side."""
+    mpl.use("agg")
+    mpl.rcParams.update(_STYLE)
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(1, panels, sharey=share_y, squeeze=False)[0]
+    for letter, axis in zip("abcdef", axes, strict=False):
+        axis.set_title(letter, loc="left", fontweight="bold")
+    return figure, list(axes)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write ``path`` (.svg) and its .png twin at 200 dpi, atomically, with nothing in them that changes from run to run."""
+    with mpl.rc_context(_STYLE):
+        for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
+            buffer = BytesIO()
+            figure.savefig(buffer, format=suffix[1:], dpi=200, metadata=metadata)
+            artifacts.write_bytes(path.with_suffix(suffix), buffer.getvalue())
+
+
+def summarise(table: pd.DataFrame, by: Iterable[str], value: str) -> pd.DataFrame:
+    """Mean of ``value`` in each group and the half-width of its 95% t-interval over the rows (networks, seeds)."""
+    groups = table.groupby(list(by), sort=True)[value]
+    summary = groups.agg(["mean", "sem", "count"]).reset_index()
+    summary["half"] = summary["sem"] * stats.t.ppf(0.975, (summary["count"] - 1).clip(lower=1))
+    return summary
+
+
+def curve(axis: Axes, x: pd.Series, summary: pd.DataFrame, **style: object) -> None:
+    """Means with their intervals against x."""
+    axis.errorbar(x, summary["mean"], yerr=summary["half"], capsize=1.5, elinewidth=0.8, **style)  # type: ignore[arg-type]
+
+
+def plain_log_ticks(axis: Axes, which: str, values: Iterable[float]) -> None:
+    """Label the given values, and no others, on a logarithmic axis."""
+    target = axis.xaxis if which == "x" else axis.yaxis
+    values = list(values)
+    target.set_major_locator(mpl.ticker.FixedLocator(values))
+    target.set_major_formatter(mpl.ticker.FixedFormatter([f"{value:g}" for value in values]))
+    target.set_minor_locator(mpl.ticker.NullLocator())

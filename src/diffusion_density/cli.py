@@ -19,9 +19,8 @@ from pydantic import ValidationError
 from diffusion_density import artifacts, config
 from diffusion_density.errors import InputError, NumericalError
 from diffusion_density.provenance import recording
+from diffusion_density.studies.density_estimators.verbs import Threads
 from diffusion_density.studies.density_estimators.verbs import verbs as density_estimators
-
-PNG_DPI = 200
 
 app = typer.Typer(
     help="Log densities of diffusion models.",
@@ -44,6 +43,81 @@ def main() -> None:
 
 
 @app.command()
+def score(
+    points: Annotated[Path, typer.Argument(help="CSV with a header: one point a row, one coordinate a column.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write.")],
+    model: Annotated[Path | None, typer.Option(help="A model that `train` wrote.")] = None,
+    mixture: Annotated[Path | None, typer.Option(help="JSON of a mixture: weights, means, covariances.")] = None,
+    estimator: Annotated[Literal["flow", "flow_hutchinson", "path_integral"], typer.Option()] = "flow",
+    tolerance: Annotated[float, typer.Option(help="Relative and absolute, of the flow.")] = 1e-6,
+    throws: Annotated[int, typer.Option(help="Throws a point, of the path integral.")] = 10_000,
+    probes: Annotated[int, typer.Option(help="Random probes a point, of flow_hutchinson.")] = 16,
+    seed: int = 0,
+    threads: Threads = 1,
+) -> None:
+    """Write log p of every point, with its standard error and what it promises."""
+    from diffusion_density import points as commands
+    from diffusion_density.runtime import configure
+
+    configure(threads)
+    x = commands.read_points(points)
+    chosen = commands.load(model, mixture, x.shape[1])
+    table = commands.score(chosen, x, estimator, tolerance=tolerance, throws=throws, probes=probes, seed=seed)
+    settings = {"points": str(points), "model": str(model or mixture), "estimator": estimator}
+    with recording([out], settings=settings | {"tolerance": tolerance, "throws": throws, "probes": probes}, seeds=[seed]):
+        artifacts.write_csv(out, table)
+
+
+@app.command()
+def train(
+    points: Annotated[Path, typer.Argument(help="CSV with a header: one point a row, one coordinate a column.")],
+    out: Annotated[Path, typer.Option(help="The model to write (.safetensors).")],
+    prediction: Annotated[Literal["noise", "score", "entropy"], typer.Option()] = "entropy",
+    throws: Annotated[int, typer.Option(min=1, help="Draws of (time, noise) for each point of a minibatch.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1)] = 100,
+    width: Annotated[int, typer.Option(min=1, help="Units of both hidden layers.")] = 64,
+    learning_rate: Annotated[float, typer.Option(min=0)] = 3e-3,
+    seed: int = 0,
+    threads: Threads = 1,
+) -> None:
+    """Train a network on a table of points. Scale the columns to about unit variance first."""
+    from diffusion_density import points as commands
+    from diffusion_density import saved
+    from diffusion_density.runtime import configure
+
+    configure(threads)
+    x = commands.read_points(points)
+    size = saved.MLPSize(widths=(width, width), frequencies=8, time_frequencies=8, frequency_scale=0.1)
+    schedule = saved.VariancePreservingSettings()
+    settings = saved.ModelSettings(dimension=x.shape[1], prediction=prediction, schedule=schedule, network=size)
+    hyper = {"throws": throws, "epochs": epochs, "learning_rate": learning_rate}
+    recorded = {"points": str(points), "model": settings.model_dump(mode="json")} | hyper
+    with recording([out], settings=recorded, seeds=[seed]):
+        commands.train(x, settings, out, throws=throws, epochs=epochs, learning_rate=learning_rate, seed=seed)
+
+
+@app.command()
+def sample(
+    model: Annotated[Path, typer.Argument(help="A model that `train` wrote.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write.")],
+    n: Annotated[int, typer.Option("--number", min=1)] = 1000,
+    steps: Annotated[int, typer.Option(min=1, help="Network evaluations a sample.")] = 500,
+    stochasticity: Annotated[float, typer.Option(min=0, help="0 for the flow, 1 for the reverse SDE.")] = 1.0,
+    seed: int = 0,
+    threads: Threads = 1,
+) -> None:
+    """Draw samples from a trained model."""
+    from diffusion_density import points as commands
+    from diffusion_density.runtime import configure
+
+    configure(threads)
+    table = commands.sample(model, n, steps=steps, stochasticity=stochasticity, seed=seed)
+    settings = {"model": str(model), "number": n, "steps": steps, "stochasticity": stochasticity}
+    with recording([out], settings=settings, seeds=[seed]):
+        artifacts.write_csv(out, table)
+
+
+@app.command()
 def figure(
     study: Literal["density_estimators"],
     name: str,
@@ -51,20 +125,13 @@ def figure(
     out: Annotated[Path, typer.Option(help="The .svg to write; a .png goes beside it.")],
 ) -> None:
     """Draw one figure of a study from its tables."""
-    import matplotlib as mpl
+    from diffusion_density.figures import style
 
-    mpl.use("Agg")
     figures = import_module(f"diffusion_density.figures.{study}").FIGURES
     if name not in figures:
         raise InputError(f"{study} has no figure {name!r}; it has {', '.join(figures)}")
-    png = out.with_suffix(".png")
-    with recording([out, png], settings={"study": study, "figure": name}):
-        # Without these two, an SVG holds the date and random ids.
-        with mpl.rc_context({"svg.hashsalt": f"{study}/{name}"}), artifacts.replacing(out) as temporary:
-            drawn = figures[name](tables)
-            drawn.savefig(temporary, metadata={"Date": None})
-        with artifacts.replacing(png) as temporary:
-            drawn.savefig(temporary, dpi=PNG_DPI)
+    with recording([out, out.with_suffix(".png")], settings={"study": study, "figure": name}):
+        style.save(figures[name](tables), out)
 
 
 @app.command()

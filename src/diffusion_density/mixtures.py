@@ -9,7 +9,6 @@ matrix products. Writing P_k for the precision, a_k = −P_k (x − α m_k), and
 """
 
 import math
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -63,7 +62,9 @@ class GaussianMixture:
         self.eigenvectors = eigenvectors  # (K, D, D), columns
 
     @classmethod
-    def random(cls, dimension: int, components: int, generator: torch.Generator, full: bool = False) -> Self:
+    def random(
+        cls, dimension: int, components: int, generator: torch.Generator, full: bool = False
+    ) -> "GaussianMixture":
         """A random mixture of the family of paper A's author (sheet A, section 5b).
 
         Means are uniform on [−2, 2]^D, standard deviations uniform on [½, 1] (isotropic, or along random axes if

@@ -11,7 +11,7 @@ Both start at s_max from ``prior``. Estimators take any :class:`Model`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from diffusion_density.predictions import Prediction, checked, from_score, to_sc
 from diffusion_density.schedules import Schedule
 
 
+@runtime_checkable
 class Prior(Protocol):
     """The distribution at s_max."""
 

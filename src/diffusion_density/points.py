@@ -37,8 +37,8 @@ def read_points(path: Path) -> Tensor:
     if len(rows):
         cell = table.iat[rows[0], columns[0]]
         column = table.columns[columns[0]]
-        raise InputError(f"{path}: row {rows[0] + 1}, column {column!r}: {cell!r} is not a finite number")
-    return torch.from_numpy(values)
+        raise InputError(f"{path}: row {rows[0] + 1}, column {column!r}: {cell} is not a finite number")
+    return torch.tensor(values)
 
 
 def read_mixture(path: Path) -> GaussianMixture:

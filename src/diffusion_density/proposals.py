@@ -8,7 +8,7 @@ removes; that one alone would explode at the noise end, where dσ/ds vanishes. H
           \frac{d\sigma}{ds} = \frac{g^2}{2\sigma} + f \sigma .
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from diffusion_density.errors import InputError
 from diffusion_density.schedules import Schedule, VariancePreserving
 
 
+@runtime_checkable
 class Proposal(Protocol):
     """A density on times, drawn by transforming uniform numbers."""
 

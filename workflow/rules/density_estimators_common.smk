@@ -7,8 +7,8 @@ MODULE = "diffusion_density.studies.density_estimators"
 # Each figure with the tables that it reads, as in diffusion_density.figures.density_estimators.
 FIGURES = {
     "kl_throws": ["throws"],
-    "kl_sweeps": ["objectives", "samples", "dimensions"],
-    "entropy_score": ["objectives"],
+    "kl_sweeps": ["throws", "samples", "dimensions"],
+    "entropy_score": ["throws", "objectives"],
     "compute_grid": ["throws"],
     "timing": ["timing", "tradeoff"],
     "agreement": ["agreement", "identity"],

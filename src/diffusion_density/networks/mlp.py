@@ -10,7 +10,6 @@ first dimension of M members and every product is a batched one: dozens of small
 
 import copy
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -57,7 +56,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(_Affine(*pair, generator, bias=i > 0) for i, pair in enumerate(pairs))
 
     @classmethod
-    def stack(cls, networks: Sequence[Self]) -> Self:
+    def stack(cls, networks: Sequence["MLP"]) -> "MLP":
         """M networks of one shape as one, called with x of shape (M, R, D) and s of shape (M, R).
 
         Raises:
@@ -68,15 +67,15 @@ class MLP(nn.Module):
             raise InputError("networks of different shapes can't be stacked")
         return networks[0]._with({name: torch.stack([state[name] for state in states]) for name in states[0]})
 
-    def members(self) -> list[Self]:
+    def members(self) -> list["MLP"]:
         """The networks of a stack, one by one."""
         return [self[index] for index in range(len(self.skip))]
 
-    def __getitem__(self, index: int | slice) -> Self:
+    def __getitem__(self, index: int | slice) -> "MLP":
         """One network of a stack, or a smaller stack, with weights of its own."""
         return self._with({name: value[index].clone() for name, value in self.state_dict().items()})
 
-    def _with(self, state: dict[str, Tensor]) -> Self:
+    def _with(self, state: dict[str, Tensor]) -> "MLP":
         changed = copy.deepcopy(self)
         for name, value in (*changed.named_parameters(), *changed.named_buffers()):
             value.data = state[name]

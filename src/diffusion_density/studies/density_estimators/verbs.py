@@ -105,10 +105,10 @@ def _job(
     seeds: Sequence[int] = (),
     threads: int = 1,
 ) -> Iterator[None]:
-    """Set torch's threads, and record the outputs' provenance."""
-    import torch
+    """Prepare torch, and record the outputs' provenance."""
+    from diffusion_density.runtime import configure
 
-    torch.set_num_threads(threads)
+    configure(threads)
     plain = {
         key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in settings.items()
     }

@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: help install replicate test lint format lock clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Make .venv with the locked dependencies and the package
 
@@ -29,7 +29,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	touch $@
 
 replicate: $(INSTALLED) ## Run every study and write results/<scale>/report.html
-	diffusion-density alone .snakemake-run.lock "snakemake --unlock && exec snakemake --cores $(CORES) $(CONFIG)"
+	diffusion-density alone workflow/Snakefile "snakemake --unlock && exec snakemake --cores $(CORES) $(CONFIG)"
 	snakemake --report results/$(SCALE)/report.html $(CONFIG)
 
 test: $(INSTALLED) ## Run the tests

@@ -1,0 +1,224 @@
+"""U-Nets for images, called as ``network(x, s)`` with x of shape (B, C, H, W) and times s ∈ [0, 1] of shape (B,).
+
+``FullResolutionUNet`` is the network of paper D (section 5), taken over from Variational diffusion models: no change of
+resolution anywhere, residual blocks down and up with a skip from each, attention in the middle. ``SmallUNet`` is for
+CPUs: most of its weights work at low resolution, where they cost little.
+
+Both return z + NN(z, s), with the last layer of NN and of every residual branch starting at zero.
+"""
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle, silu
+
+from diffusion_density.broadcasting import distinct_time
+from diffusion_density.errors import InputError
+from diffusion_density.networks.blocks import (
+    Attention,
+    ChannelNorm,
+    TimeEmbedding,
+    fine_features,
+    initialize,
+    zeroed,
+)
+
+GROUPS = 32
+
+
+class ResidualBlock(nn.Module):
+    """x + convolution(silu(norm(h + time))), h = convolution(silu(norm(x))), with 3×3 kernels.
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out; where they differ, x goes through a 1×1 convolution.
+        time_width: width of the embedded time.
+        norms: normalisations of the two branches' inputs.
+        dropout: probability, before the second convolution.
+        time_bias: whether the layer that adds the time has biases (and starts at random) or not (and starts at zero).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        time_width: int,
+        norms: tuple[nn.Module, nn.Module],
+        dropout: float,
+        time_bias: bool,
+    ) -> None:
+        super().__init__()
+        self.first_norm, self.second_norm = norms
+        self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
+        time = nn.Linear(time_width, outputs, bias=time_bias)
+        self.time = time if time_bias else zeroed(time)
+        self.dropout = nn.Dropout(dropout)
+        self.second = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "n t"]) -> Float[Tensor, "b d h w"]:
+        h = self.first(silu(self.first_norm(x))) + self.time(time)[:, :, None, None]
+        h = self.second(self.dropout(silu(self.second_norm(h))))
+        return self.shortcut(x) + h
+
+
+class FullResolutionUNet(nn.Module):
+    """The U-Net without resampling of paper D: 30.58 million parameters at width 128, 122.1 million at 256.
+
+    The published conditioning input for augmented images is left out.
+
+    Args:
+        channels: C of the images.
+        width: channels of every block; 64, 96, 128, …
+        depth: residual blocks on the way down; there is one more on the way up.
+        frequencies: of the fine features, in cycles per unit.
+        dropout: probability within the blocks.
+        attention: "middle" has it in the middle alone, "all" after every block too.
+        generator: draws the weights.
+
+    Raises:
+        InputError: unless width is a multiple of 32, the number of groups in its normalisation, and more than 32.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        width: int = 128,
+        depth: int = 32,
+        *,
+        frequencies: tuple[float, ...] = (64.0, 128.0),
+        dropout: float = 0.1,
+        attention: Literal["middle", "all"] = "middle",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if width % GROUPS or width == GROUPS:  # a group of one channel would normalise the time away
+            raise InputError(f"U-Net: width must be a multiple of {GROUPS} from {2 * GROUPS} on, got {width}")
+        self.frequencies = frequencies
+
+        def norm(count: int = width) -> nn.Module:
+            return nn.GroupNorm(GROUPS, count, eps=1e-6)
+
+        def block(inputs: int = width) -> ResidualBlock:
+            return ResidualBlock(inputs, width, 4 * width, (norm(inputs), norm()), dropout, time_bias=False)
+
+        def mixer() -> nn.Module:
+            return Attention(width, norm()) if attention == "all" else nn.Identity()
+
+        self.time = TimeEmbedding(width, 4 * width)
+        self.stem = nn.Conv2d(channels * (1 + 2 * len(frequencies)), width, 3, padding=1)
+        self.down = nn.ModuleList(block() for _ in range(depth))
+        self.down_mixers = nn.ModuleList(mixer() for _ in range(depth))
+        self.middle = nn.ModuleList([block(), block()])
+        self.middle_mixer = Attention(width, norm())
+        self.up = nn.ModuleList(block(2 * width) for _ in range(depth + 1))
+        self.up_mixers = nn.ModuleList(mixer() for _ in range(depth + 1))
+        self.norm = norm()
+        self.head = zeroed(nn.Conv2d(width, channels, 3, padding=1))
+        initialize(self, generator)
+
+    def forward(self, x: Float[Tensor, "b c h w"], s: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        time = self.time(distinct_time(s))
+        h = self.stem(fine_features(x, self.frequencies))
+        skips = [h]
+        for block, mixer in zip(self.down, self.down_mixers, strict=True):
+            h = mixer(block(h, time))
+            skips.append(h)
+        h = self.middle[1](self.middle_mixer(self.middle[0](h, time)), time)
+        for block, mixer in zip(self.up, self.up_mixers, strict=True):
+            h = mixer(block(torch.cat([h, skips.pop()], dim=1), time))
+        return x + self.head(silu(self.norm(h)))
+
+
+class SmallUNet(nn.Module):
+    """A U-Net with resampling that trains on a CPU, in channels-last memory.
+
+    Level i works at H/(patch · 2^i) with ``widths[i]`` channels: ``blocks`` residual blocks on the way down and as many
+    on the way up; the coarsest level has attention between the two. Going up, a 1×1 convolution of the coarse pixels,
+    repeated, is added to one of the skip.
+
+    Args:
+        channels: C of the images.
+        widths: channels of the levels, finest first.
+        blocks: residual blocks of each level on each way.
+        patch: side of the pixel blocks that become channels before anything else; 1 leaves the resolution.
+        frequencies: of the fine features, in cycles per unit; see ``blocks.level_frequencies``.
+        time_width: width of the embedded time.
+        dropout: probability within the blocks.
+        generator: draws the weights.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        widths: tuple[int, ...] = (32, 64, 96),
+        *,
+        blocks: int = 1,
+        patch: int = 1,
+        frequencies: tuple[float, ...] = (64.0, 128.0),
+        time_width: int = 128,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.patch = patch
+
+        def level(width: int) -> _Level:
+            return _Level(width, blocks, time_width, dropout)
+
+        pairs = list(pairwise(widths))
+        folded = channels * patch**2
+        self.time = TimeEmbedding(time_width, time_width)
+        self.stem = nn.Conv2d(folded * (1 + 2 * len(frequencies)), widths[0], 3, padding=1)
+        self.down = nn.ModuleList(level(width) for width in widths)
+        self.coarsen = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
+        self.attention = Attention(widths[-1], ChannelNorm(widths[-1]))
+        self.up = nn.ModuleList(level(width) for width in widths)
+        self.refine = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
+        self.skip = nn.ModuleList(nn.Conv2d(fine, fine, 1) for fine, _ in pairs)
+        self.norm = ChannelNorm(widths[0])
+        self.head = zeroed(nn.Conv2d(widths[0], folded, 3, padding=1))
+        initialize(self, generator)
+
+    def forward(self, x: Float[Tensor, "b c h w"], s: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        """The prediction at x and s.
+
+        Raises:
+            InputError: if the resolution can't be halved as often as there are levels.
+        """
+        factor = self.patch * 2 ** len(self.coarsen)
+        if x.shape[2] % factor or x.shape[3] % factor:
+            raise InputError(f"U-Net: images of {x.shape[2]}×{x.shape[3]} are not a multiple of {factor} pixels")
+        time = self.time(distinct_time(s))
+        features = fine_features(pixel_unshuffle(x, self.patch), self.frequencies)
+        h = self.stem(features.contiguous(memory_format=torch.channels_last))
+        skips: list[Tensor] = []
+        for i, level in enumerate(self.down):
+            if i:
+                skips.append(h)
+                h = self.coarsen[i - 1](h)
+            h = level(h, time)
+        h = self.attention(h)
+        for i, level in reversed(list(enumerate(self.up))):
+            h = level(h, time)
+            if i:
+                h = interpolate(self.refine[i - 1](h), scale_factor=2) + self.skip[i - 1](skips.pop())
+        return x + pixel_shuffle(self.head(silu(self.norm(h))), self.patch)
+
+
+class _Level(nn.Module):
+    """Residual blocks of one width in a row."""
+
+    def __init__(self, width: int, blocks: int, time_width: int, dropout: float) -> None:
+        super().__init__()
+        norms = [(ChannelNorm(width), ChannelNorm(width)) for _ in range(blocks)]
+        self.blocks = nn.ModuleList(ResidualBlock(width, width, time_width, pair, dropout, True) for pair in norms)
+
+    def forward(self, h: Tensor, time: Tensor) -> Tensor:
+        for block in self.blocks:
+            h = block(h, time)
+        return h

@@ -30,11 +30,13 @@ class Schedule(ABC):
         s_min: the data end, where σ may be 0.
         s_max: the noise end.
         s_start: where estimators and training start: ``s_min`` itself if σ(s_min) > 0, else a small cutoff.
+        smooth: whether drift and diffusion have no jumps along s. If they do, λ is the time for a solver.
     """
 
     s_min: float = 0.0
     s_max: float = 1.0
     s_start: float = 0.0
+    smooth: bool = True
 
     @abstractmethod
     def log_alpha(self, s: Tensor) -> Tensor:
@@ -178,6 +180,8 @@ class Discrete(Schedule):
     Raises:
         InputError: if a beta lies outside (0, 1) or there are fewer than two.
     """
+
+    smooth = False
 
     def __init__(self, betas: Tensor) -> None:
         betas = betas.to(torch.float64)

@@ -5,7 +5,8 @@ Along dx/ds = v(x, s), from the point at the data end to the prior at s_max,
 .. math:: \log p_{flow}(x) = \log p_{prior}(x_{s_{max}}) + \int_{s_{start}}^{s_{max}} \mathrm{div}\, v(x_s, s)\, ds
 
 (paper A, section 3; Chen et al. 2018). The solver is torchdiffeq's dopri5. Its error norm here is that of the *worst*
-point, and of its log-determinant where that is worse than x: neither batch mates nor dimensions hide an error.
+point, and of its log-determinant where that is worse than x: neither batch mates nor dimensions hide an error. The
+solver's time is s, or −λ for a schedule whose drift jumps along s: jumps would mislead the error estimate.
 """
 
 from typing import Literal
@@ -25,8 +26,9 @@ from diffusion_density.model import Model
 class _Field:
     """The field of the augmented state (x, one log-determinant a probe); counts its calls, freezes failed points."""
 
-    def __init__(self, model: Model, shape: torch.Size, probes: Tensor | None, failed: Tensor) -> None:
+    def __init__(self, model: Model, shape: torch.Size, probes: Tensor | None, failed: Tensor, end: Tensor) -> None:
         self.model = model
+        self.end = end
         self.shape = shape
         self.probes = probes
         self.failed = failed
@@ -34,12 +36,17 @@ class _Field:
         self.inside = False
         self.dimension = shape[1:].numel()
 
-    def __call__(self, s: Tensor, state: Tensor) -> Tensor:
+    def __call__(self, time: Tensor, state: Tensor) -> Tensor:
         self.calls += 1
         self.inside = True
+        schedule = self.model.schedule
+        time = time.clamp(max=self.end)  # the trial that finds the first step may reach beyond the model's times
+        s = time if schedule.smooth else schedule.inverse(-time)
         x = state[:, : self.dimension].reshape(self.shape)
         velocity, divergence = with_divergence(lambda y: self.model.flow_drift(y, s), x, self.probes)
         field = torch.cat([flat(velocity), divergence], dim=1)
+        if not schedule.smooth:  # ds/d(−λ) = σ²/g²
+            field = field * (schedule.sigma(s).square() / schedule.diffusion(s)).to(field)
         self.failed |= ~field.isfinite().all(1)
         self.inside = False
         return field.masked_fill(self.failed[:, None], 0.0)
@@ -114,10 +121,13 @@ def _solve(
     """``flow`` with checked settings; no probes mean the exact divergence."""
     eta = rademacher(x, probes, generator) if probes else None
     times = torch.tensor([start, model.schedule.s_max], dtype=torch.float64, device=x.device)
+    if not model.schedule.smooth:
+        times = -model.schedule.log_snr(times)
     failed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    field = _Field(model, x.shape, eta, failed)
+    field = _Field(model, x.shape, eta, failed, times[1])
     state = torch.cat([flat(x), x.new_zeros(len(x), probes or 1)], dim=1)
-    options = {"norm": field.norm, "max_num_steps": max_steps, "dtype": torch.float64}
+    # without step_t the last step would go beyond the end and be interpolated
+    options = {"norm": field.norm, "max_num_steps": max_steps, "dtype": torch.float64, "step_t": times[1:]}
     stopped = False
     try:
         end = odeint(field, state, times, rtol=rtol, atol=atol, method="dopri5", options=options)[-1]

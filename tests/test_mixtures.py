@@ -92,7 +92,9 @@ def test_samples_have_the_moments_of_the_mixture(generator: torch.Generator) -> 
     x = mixture.sample(n, generator=generator)
     mean = mixture.weights @ mixture.means
     centred = mixture.means - mean
-    covariance = torch.einsum("k,kde->de", mixture.weights, mixture.covariances + centred[:, :, None] * centred[:, None])
+    covariance = torch.einsum(
+        "k,kde->de", mixture.weights, mixture.covariances + centred[:, :, None] * centred[:, None]
+    )
     error = (x.mean(0) - mean).abs() / (covariance.diagonal() / n).sqrt()
     assert error.max() < 5
     products = (x - mean)[:, :, None] * (x - mean)[:, None]
@@ -159,8 +161,14 @@ GOOD = {"weights": doubles(0.25, 0.75), "means": torch.zeros(2, 2), "covariances
         ({"means": torch.full((2, 2), math.inf)}, "means contain numbers that are not finite"),
         ({"covariances": EYE[None]}, r"covariances of shape \(2, 2, 2\) expected, got \(1, 2, 2\)"),
         ({"covariances": torch.full((2, 2, 2), math.nan)}, "covariances contain numbers that are not finite"),
-        ({"covariances": torch.stack([EYE, EYE + doubles(0, 1) * EYE.roll(1, 0)])}, "covariances must be symmetric"),
-        ({"covariances": torch.stack([EYE, EYE - 2 * EYE.roll(1, 0)])}, "covariances must be positive definite"),
+        (
+            {"covariances": torch.stack([EYE, EYE + doubles(0, 1) * EYE.roll(1, 0)])},
+            "covariances must be symmetric",
+        ),
+        (
+            {"covariances": torch.stack([EYE, EYE - 2 * EYE.roll(1, 0)])},
+            "covariances must be positive definite",
+        ),
     ],
 )
 def test_wrong_mixtures_name_the_culprit(changed: dict[str, Tensor], message: str) -> None:

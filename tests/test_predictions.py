@@ -104,7 +104,10 @@ def test_one_time_serves_all_rows(prediction: Prediction) -> None:
     once, each = doubles(0.3), torch.full((len(x),), 0.3, dtype=torch.float64)
     for convert in (to_score, from_score):
         torch.testing.assert_close(
-            convert(prediction, value, PAPER_A, x, once), convert(prediction, value, PAPER_A, x, each), rtol=0, atol=0
+            convert(prediction, value, PAPER_A, x, once),
+            convert(prediction, value, PAPER_A, x, each),
+            rtol=0,
+            atol=0,
         )
 
 

@@ -1,9 +1,13 @@
 """Schedules, mixtures and models whose answers are known in closed form."""
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from scipy.integrate import solve_ivp
 from torch import Tensor
+from torch.distributions import Normal
 
 from diffusion_density.broadcasting import expand_time, per_row
 from diffusion_density.mixtures import ExactModel, GaussianMixture
@@ -50,7 +54,10 @@ class Altered(Model):
     """A model with a wrong score: ``change`` of the exact one. Starts from N(0, σ²(s_max) I) unless told otherwise."""
 
     def __init__(
-        self, exact: ExactModel, change: Callable[[Tensor, Tensor, Tensor], Tensor], prior: Prior | None = None
+        self,
+        exact: ExactModel,
+        change: Callable[[Tensor, Tensor, Tensor], Tensor],
+        prior: Prior | None = None,
     ) -> None:
         self.exact = exact
         self.change = change
@@ -83,3 +90,60 @@ class Counting:
 
     def _went_back(self, _gradient: Tensor) -> None:
         self.backward += 1
+
+
+class ScaledGaussian:
+    """One normal law N(mean, variance) whose exact score is multiplied by ``factor``: every density is normal.
+
+    The model's two densities follow from the moments of its processes, the path-integral bound from one quadrature. The
+    prior is N(0, σ²(1)).
+    """
+
+    def __init__(self, mean: float, variance: float, factor: float, schedule: Schedule = PAPER_A) -> None:
+        self.mean, self.variance, self.factor, self.schedule = mean, variance, factor, schedule
+        self.model = scaled(gaussian(mean, variance), factor, schedule)
+        self.prior_variance = schedule.at(schedule.s_max)[1] ** 2
+
+    def _terms(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """α, σ², the variance of the marginal, f and g² at times s."""
+        alpha, variance = self.schedule.alpha(s), self.schedule.sigma(s).square()
+        marginal = alpha.square() * self.variance + variance
+        return alpha, variance, marginal, self.schedule.drift(s), self.schedule.diffusion(s)
+
+    def _backward(self, half: float, noise: float) -> Normal:
+        """The end of dx = (f x + half·g²·factor·(x − α m)/v) ds with ``noise``·g² of noise, from the prior to s = 0."""
+
+        def rates(s: float, moments: np.ndarray) -> list[float]:
+            alpha, _, marginal, drift, diffusion = (value.item() for value in self._terms(doubles(s)))
+            pull = half * diffusion * self.factor / marginal
+            mean = drift * moments[0] + pull * (moments[0] - alpha * self.mean)
+            return [mean, 2 * (drift + pull) * moments[1] - noise * diffusion]
+
+        found = solve_ivp(rates, (1.0, 0.0), [0.0, self.prior_variance], rtol=1e-10, atol=1e-12)
+        return Normal(doubles(found.y[0, -1]), doubles(found.y[1, -1]).sqrt())
+
+    @property
+    def sde(self) -> Normal:
+        return self._backward(half=1.0, noise=1.0)
+
+    @property
+    def flow(self) -> Normal:
+        return self._backward(half=0.5, noise=0.0)
+
+    def bound(self, x: Tensor) -> Tensor:
+        """The expectation of the path-integral bound at x (B,), with the divergence of the drift as it is."""
+        s = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+        alpha, variance, marginal, drift, diffusion = self._terms(s)
+        square = (alpha * (x[:, None] - self.mean)).square() + variance
+        integrand = 0.5 * diffusion * self.factor**2 * square / marginal.square()
+        integrand = integrand - (drift + self.factor * diffusion / marginal)
+        end = (alpha[-1] * x).square() + variance[-1]
+        prior = -0.5 * (math.log(2 * math.pi * self.prior_variance) + end / self.prior_variance)
+        return prior - torch.trapezoid(integrand, s)
+
+    def gap(self) -> float:
+        """E[log p − bound] over the data, in nats."""
+        data = Normal(doubles(self.mean), doubles(self.variance).sqrt())
+        x = torch.linspace(self.mean - 8 * self.variance**0.5, self.mean + 8 * self.variance**0.5, 401).double()
+        log_prob = data.log_prob(x)
+        return torch.trapezoid(log_prob.exp() * (log_prob - self.bound(x)), x).item()

@@ -6,22 +6,20 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
+from scipy.special import stdtrit
 
 from diffusion_density import artifacts
 
 COLUMN, PAGE = 3.4, 7.0  # widths in inches: one column, and two
-_PALETTE = sns.color_palette("colorblind")
-COLOURS = {
-    "entropy": _PALETTE[0],
-    "score": _PALETTE[1],
-    "noise": _PALETTE[2],
-    "skip": _PALETTE[4],
-    "flow": _PALETTE[3],
-    "path_integral": _PALETTE[0],
+COLOURS = {  # of Okabe and Ito's palette
+    "entropy": "#0072B2",
+    "score": "#D55E00",
+    "noise": "#009E73",
+    "skip": "#000000",
+    "flow": "#CC79A7",
+    "path_integral": "#0072B2",
 }
 GREY = "0.45"
 _STYLE = {
@@ -66,7 +64,7 @@ def summarise(table: pd.DataFrame, by: Iterable[str], value: str) -> pd.DataFram
     """Mean of ``value`` in each group and the half-width of its 95% t-interval over the rows (networks, seeds)."""
     groups = table.groupby(list(by), sort=True)[value]
     summary = groups.agg(["mean", "sem", "count"]).reset_index()
-    summary["half"] = summary["sem"] * stats.t.ppf(0.975, (summary["count"] - 1).clip(lower=1))
+    summary["half"] = summary["sem"] * stdtrit((summary["count"] - 1).clip(lower=1), 0.975)
     return summary
 
 

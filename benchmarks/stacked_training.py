@@ -1,6 +1,6 @@
 """What training many small networks as one stack gains over training them one after the other.
 
-Run: python benchmarks/stacked_training.py [--out FILE]. One process, interleaved repeats, medians with ranges, as a ratio.
+Run: python benchmarks/stacked_training.py [--out FILE]. One process, interleaved repeats, medians and ranges of ratios.
 """
 
 import argparse

@@ -64,7 +64,9 @@ def score(
     chosen = commands.load(model, mixture, x.shape[1])
     table = commands.score(chosen, x, estimator, tolerance=tolerance, throws=throws, probes=probes, seed=seed)
     settings = {"points": str(points), "model": str(model or mixture), "estimator": estimator}
-    with recording([out], settings=settings | {"tolerance": tolerance, "throws": throws, "probes": probes}, seeds=[seed]):
+    with recording(
+        [out], settings=settings | {"tolerance": tolerance, "throws": throws, "probes": probes}, seeds=[seed]
+    ):
         artifacts.write_csv(out, table)
 
 
@@ -83,11 +85,12 @@ def train(
     """Train a network on a table of points. Scale the columns to about unit variance first."""
     from diffusion_density import points as commands
     from diffusion_density import saved
+    from diffusion_density.networks.sizes import MLPSize
     from diffusion_density.runtime import configure
 
     configure(threads)
     x = commands.read_points(points)
-    size = saved.MLPSize(widths=(width, width), frequencies=8, time_frequencies=8, frequency_scale=0.1)
+    size = MLPSize(widths=(width, width), frequencies=8, time_frequencies=8, frequency_scale=0.1)
     schedule = saved.VariancePreservingSettings()
     settings = saved.ModelSettings(dimension=x.shape[1], prediction=prediction, schedule=schedule, network=size)
     hyper = {"throws": throws, "epochs": epochs, "learning_rate": learning_rate}

@@ -37,7 +37,9 @@ class GaussianMixture:
             torch.as_tensor(value, dtype=torch.float64).detach().clone() for value in (weights, means, covariances)
         )
         if weights.ndim != 1 or means.ndim != 2 or len(means) != len(weights):
-            raise InputError(f"mixture: weights (K,) and means (K, D) expected, got {(*weights.shape,)}, {(*means.shape,)}")
+            raise InputError(
+                f"mixture: weights (K,) and means (K, D) expected, got {(*weights.shape,)}, {(*means.shape,)}"
+            )
         count, dimension = means.shape
         if covariances.shape != (count, dimension, dimension):
             raise InputError(
@@ -105,7 +107,9 @@ class GaussianMixture:
     def _terms(self, x: Tensor, alpha: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Joint log density (B, K), and (x − α m_k) and its variances in eigenbasis k, (B, K, D) and (1 or B, K, D)."""
         if flat(x).shape[1] != self.dimension:
-            raise InputError(f"points have {flat(x).shape[1]} numbers each, the mixture has {self.dimension} dimensions")
+            raise InputError(
+                f"points have {flat(x).shape[1]} numbers each, the mixture has {self.dimension} dimensions"
+            )
         vectors, values, means = self.eigenvectors.to(x), self.eigenvalues.to(x), self.means.to(x)
         count = len(values)
         basis = vectors.permute(1, 0, 2).reshape(self.dimension, -1)  # (D, K·D)

@@ -3,7 +3,7 @@ r"""A diffusion model: a score, its forward process, and the distribution it sta
 One score defines two generative models with different densities at the data end: the *flow density* of the
 probability-flow ODE and the *SDE density* of the reverse SDE (paper C, section 1). Forward in s their drifts are
 
-.. math:: v = f x - \tfrac12 g^2 \nabla\log p_s \quad\text{(flow)}, \qquad u = f x - g^2 \nabla\log p_s \quad\text{(SDE)}.
+.. math:: v = f x - \tfrac12 g^2 \nabla\log p_s \ \text{(flow)}, \qquad u = f x - g^2 \nabla\log p_s \ \text{(SDE)}.
 
 Both start at s_max from ``prior``. Estimators take any :class:`Model`.
 """

@@ -35,9 +35,9 @@ def read_points(path: Path) -> Tensor:
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     rows, columns = np.nonzero(~np.isfinite(values))
     if len(rows):
-        cell = table.iat[rows[0], columns[0]]
+        cell = table.iloc[rows[0], columns[0]]
         column = table.columns[columns[0]]
-        raise InputError(f"{path}: row {rows[0] + 1}, column {column!r}: {cell} is not a finite number")
+        raise InputError(f"{path}: row {rows[0] + 1}, column {column!r}: {cell!s} is not a finite number")
     return torch.tensor(values)
 
 
@@ -100,6 +100,7 @@ def load(model: Path | None, mixture: Path | None, dimension: int) -> Model:
     """
     if (model is None) == (mixture is None):
         raise InputError("give either --model or --mixture")
+    chosen: Model
     if mixture is not None:
         exact = read_mixture(mixture)
         found, chosen = exact.dimension, exact.diffused(VariancePreserving())
@@ -114,7 +115,14 @@ def load(model: Path | None, mixture: Path | None, dimension: int) -> Model:
 
 
 def train(
-    points: Tensor, settings: saved.ModelSettings, out: Path, *, throws: int, epochs: int, learning_rate: float, seed: int
+    points: Tensor,
+    settings: saved.ModelSettings,
+    out: Path,
+    *,
+    throws: int,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
 ) -> None:
     """Train one network on points (N, D) and write it.
 
@@ -126,7 +134,7 @@ def train(
     data = points[: len(points) // batch * batch].float()
     if not len(data):
         raise InputError(f"training needs at least {batch} points, got {len(points)}")
-    network = saved.MLP(settings.dimension, **settings.network.model_dump(), generator=torch.Generator().manual_seed(seed))
+    network = settings.build(torch.Generator().manual_seed(seed))
     steps = epochs * len(data) // batch
     training = train_stack(
         [Member(network, settings.prediction, "unit", data, seed)],

@@ -12,7 +12,7 @@ score      the score itself
 A path with α = 1 − σ is straight; every other schedule here preserves the variance.
 """
 
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ def checked(prediction: str) -> Prediction:
     """
     if prediction not in PREDICTIONS:
         raise InputError(f"prediction: {prediction!r} is not one of {', '.join(PREDICTIONS)}")
-    return cast(Prediction, prediction)
+    return prediction
 
 
 def is_straight(schedule: Schedule) -> bool:

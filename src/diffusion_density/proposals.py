@@ -51,7 +51,9 @@ class HalfSigma:
 
     def __init__(self, schedule: Schedule, start: float) -> None:
         if not isinstance(schedule, VariancePreserving):
-            raise InputError(f"proposal: uniform in σ needs a variance-preserving schedule, not {type(schedule).__name__}")
+            raise InputError(
+                f"proposal: uniform in σ needs a variance-preserving schedule, not {type(schedule).__name__}"
+            )
         self.schedule = schedule
         self.uniform = Uniform(start, schedule.s_max)
         self.sigma_start, self.sigma_end = schedule.at(start)[1], schedule.at(schedule.s_max)[1]

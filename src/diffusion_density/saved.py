@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffusion_density import artifacts
@@ -50,9 +51,9 @@ class ModelSettings(_Node):
     schedule: Annotated[VariancePreservingSettings | LogLinearSettings, Field(discriminator="kind")]
     network: MLPSize
 
-    def build(self) -> MLP:
+    def build(self, generator: torch.Generator | None = None) -> MLP:
         """The network, untrained."""
-        return MLP(self.dimension, **self.network.model_dump())
+        return MLP(self.dimension, **self.network.model_dump(), generator=generator)
 
 
 def save(path: Path, network: MLP, settings: ModelSettings) -> None:

@@ -19,11 +19,11 @@ class LogDensity:
     """Log densities of B points.
 
     Attributes:
-        value: (B,) nats (or bits/dim where the function says so); NaN where ``status`` is not 0.
+        value: (B,) nats (bits/dim where the function says so); NaN where ``status`` is not 0.
         stderr: (B,) standard error of the Monte Carlo part of each value, or None where nothing is random.
-        kind: what the value promises in expectation: ``exact`` (up to solver error), ``unbiased``, ``lower``, ``upper``.
+        kind: what it promises in expectation: ``exact`` (up to solver error), ``unbiased``, ``lower``, ``upper``.
         of: the density it speaks of: that of the probability-flow ODE or that of the reverse SDE.
-        network_evaluations: forward-equivalent passes for each point; a vector-Jacobian product counts as one more.
+        network_evaluations: forward-equivalent passes a point; a vector-Jacobian product counts as one more.
         settings: what the estimator was run with.
         status: (B,) 0 where all went well, else a key of :data:`STATUS`.
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from matplotlib.patches import Patch
 from diffusion_density.artifacts import read_csv
 from diffusion_density.figures.style import COLOURS, GREY, canvas, curve, plain_log_ticks, summarise
 
-ESTIMATORS = {  # label, line, marker: how each estimator of KL is drawn everywhere
+ESTIMATORS: dict[str, tuple[str, Any, Any]] = {  # label, line, marker: how each estimator of KL is drawn everywhere
     "score_error": ("SDE bound, from the known score", "-", None),
     "path_integral": ("SDE bound, path integral", "none", "o"),
     "flow": ("flow, ODE solver", ":", "s"),
@@ -137,7 +138,9 @@ def timing(tables: Path) -> Figure:
         batch = part[part["mode"] == "batch"].seconds_per_point.median()
         rank = [(i + 1) / len(single) for i in range(len(single))]
         evaluations = int(part.network_evaluations.median())
-        axes[0].step(single, rank, where="post", color=COLOURS[name], label=f"{label}, one by one ({evaluations} evals)")
+        axes[0].step(
+            single, rank, where="post", color=COLOURS[name], label=f"{label}, one by one ({evaluations} evals)"
+        )
         axes[0].axvline(batch, color=COLOURS[name], ls="--", label=f"{label}, in a batch")
     axes[0].set(xscale="log", xlabel="seconds a sample", ylabel="fraction of samples", title="time a sample")
     axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.25))
@@ -145,13 +148,17 @@ def timing(tables: Path) -> Figure:
         for name in ("flow", "path_integral"):
             part = tradeoff[(tradeoff.estimator == name) & (tradeoff.field == field)].sort_values("seconds_per_point")
             error, bar = part.rms_error_nats, 1.96 * part.rms_error_stderr_nats
-            axis.errorbar(part.seconds_per_point, error, yerr=bar, color=COLOURS[name], marker="o", mfc="w", capsize=1.5)
+            axis.errorbar(
+                part.seconds_per_point, error, yerr=bar, color=COLOURS[name], marker="o", mfc="w", capsize=1.5
+            )
             axis.annotate(
                 name.replace("_", " "), (part.seconds_per_point.iloc[-1], error.iloc[-1]), color=COLOURS[name],
                 xytext=(0, 7), textcoords="offset points", ha="center",
             )  # fmt: skip
         title = {"exact": "exact score: error to the truth", "trained": "trained: error to own limit"}[field]
-        axis.set(xscale="log", yscale="log", xlabel="seconds a sample, in a batch", ylabel="RMS error (nats)", title=title)
+        axis.set(
+            xscale="log", yscale="log", xlabel="seconds a sample, in a batch", ylabel="RMS error (nats)", title=title
+        )
     return figure
 
 

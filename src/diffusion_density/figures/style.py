@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -22,7 +23,7 @@ COLOURS = {  # of Okabe and Ito's palette
     "path_integral": "#0072B2",
 }
 GREY = "0.45"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 9,
@@ -40,7 +41,9 @@ _STYLE = {
 }
 
 
-def canvas(panels: int, width: float = PAGE, height: float = 2.6, *, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+def canvas(
+    panels: int, width: float = PAGE, height: float = 2.6, *, share_y: bool = False
+) -> tuple[Figure, list[Axes]]:
     """A figure with panels side by side."""
     mpl.use("agg")
     mpl.rcParams.update(_STYLE)
@@ -52,7 +55,7 @@ def canvas(panels: int, width: float = PAGE, height: float = 2.6, *, share_y: bo
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write ``path`` (.svg) and its .png twin at 200 dpi, atomically, with nothing in them that changes from run to run."""
+    """Write ``path`` (.svg) and its .png twin at 200 dpi, atomically, the same bytes for the same figure."""
     with mpl.rc_context(_STYLE):
         for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
             buffer = BytesIO()
@@ -68,9 +71,9 @@ def summarise(table: pd.DataFrame, by: Iterable[str], value: str) -> pd.DataFram
     return summary
 
 
-def curve(axis: Axes, x: pd.Series, summary: pd.DataFrame, **style: object) -> None:
+def curve(axis: Axes, x: pd.Series, summary: pd.DataFrame, **style: Any) -> None:  # noqa: ANN401 (matplotlib's own keywords)
     """Means with their intervals against x."""
-    axis.errorbar(x, summary["mean"], yerr=summary["half"], capsize=1.5, elinewidth=0.8, **style)  # type: ignore[arg-type]
+    axis.errorbar(x, summary["mean"], yerr=summary["half"], capsize=1.5, elinewidth=0.8, **style)
 
 
 def plain_log_ticks(axis: Axes, which: str, values: Iterable[float]) -> None:

@@ -23,7 +23,9 @@ class FourierFeatures(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, dimension: int, frequencies: int, scale: float, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, dimension: int, frequencies: int, scale: float, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         draws = torch.randn(dimension, frequencies, generator=generator)
         self.register_buffer("frequencies", 2 * math.pi * scale * draws)

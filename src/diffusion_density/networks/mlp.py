@@ -10,6 +10,7 @@ first dimension of M members and every product is a batched one: dozens of small
 
 import copy
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -30,7 +31,7 @@ class MLP(nn.Module):
         frequencies: Fourier features of the point; 0 for the point alone.
         time_frequencies: Fourier features of the time.
         frequency_scale: standard deviation of all frequencies, in cycles per unit.
-        skip: subtract the point from the output: score matching with this skip is entropy matching (sheet A, section 1).
+        skip: subtract the point from the output: score matching with this skip is entropy matching.
         generator: draws weights and frequencies.
     """
 
@@ -52,7 +53,7 @@ class MLP(nn.Module):
         self.embed_time = FourierFeatures(1, time_frequencies, frequency_scale, generator)
         self.from_time = _Affine(self.embed_time.width, widths[0], generator)
         sizes = [self.embed_point.width, *widths, dimension]
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = pairwise(sizes)
         self.layers = nn.ModuleList(_Affine(*pair, generator, bias=i > 0) for i, pair in enumerate(pairs))
 
     @classmethod
@@ -102,7 +103,7 @@ class _Affine(nn.Module):
 
     def forward(self, h: Tensor, bias: Tensor | None = None) -> Tensor:
         add = self.bias if bias is None else bias
+        assert add is not None
         if self.weight.ndim == 2:
             return torch.addmm(add, h, self.weight.mT)
         return torch.baddbmm(add, h, self.weight.mT)
-

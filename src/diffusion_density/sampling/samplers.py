@@ -8,6 +8,8 @@ has the same marginals for the exact score: κ = 0 is the probability-flow ODE a
 Euler–Maruyama on times uniform in s, whose error falls as 1/steps in the ODE and in the marginals of the SDE.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,7 @@ def sample(
     times = torch.linspace(schedule.s_max, schedule.s_start, steps + 1, dtype=torch.float64, device=generator.device)
     x = model.prior.variance**0.5 * normal()
     with torch.inference_mode():
-        for s, following in zip(times[:-1], times[1:], strict=True):
+        for s, following in pairwise(times):
             step = (s - following).to(dtype)
             diffusion = schedule.diffusion(s).to(dtype)
             backward = 0.5 * (1 + stochasticity) * diffusion * model.score(x, s) - schedule.drift(s).to(dtype) * x

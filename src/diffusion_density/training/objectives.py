@@ -1,13 +1,13 @@
 r"""Denoising score matching: one residual, two weightings.
 
-Whatever a network predicts, its score makes the residual r = σ ∇log p̂_s(y) + ε at y = α x₀ + σ ε, and training minimises
+Whatever a network predicts, its score makes the residual r = σ ∇log p̂_s(y) + ε at y = α x₀ + σ ε. Training minimises
 
 .. math:: \int w(s)\, E\|r\|^2\, ds, \qquad w = 1 \ \text{(unit)} \quad\text{or}\quad
           w = \frac{g^2}{2\sigma^2} \ \text{(likelihood)}.
 
 With the likelihood weighting the excess of the loss over its minimum is ∫ ½ g² E‖∇log p̂ − ∇log p‖² ds, the score-error
-integral, which with KL(p_T ‖ prior) is the bound on the KL divergence of the data from the reverse SDE (paper A; Song et
-al. 2021). For entropy matching ``residual`` is the paper's (e − y) σ + ε on the variance-preserving schedule.
+integral, which with KL(p_T ‖ prior) bounds the KL divergence of the data from the reverse SDE (paper A; Song et al.
+2021). For entropy matching ``residual`` is the paper's (e − y) σ + ε on the variance-preserving schedule.
 """
 
 from typing import Literal

@@ -1,11 +1,12 @@
 r"""Training many small networks of one shape as one.
 
 Sweeps need dozens of small networks, each far too small to keep a processor busy. Their parameters are stacked along a
-new first dimension and one pass trains all of them: every matrix product becomes a batched one. The members never mix: the loss is the sum of theirs, Adam and the averaging act element by element, and each
-member's data and random stream are its own. A member's weights are therefore those it would get if trained alone, up
-to the order of floating-point sums.
+new first dimension and one pass trains all of them: every matrix product becomes a batched one. The members never mix:
+the loss is the sum of theirs, Adam and the averaging act element by element, and each member's data and random stream
+are its own. A member's weights are therefore those it would get if trained alone, up to the order of sums.
 
-One optimiser step takes a minibatch of B samples, each thrown n_t times, that is B·n_t independent draws of (time, noise).
+One optimiser step takes a minibatch of B samples, each thrown n_t times, that is B·n_t independent draws of (time,
+noise).
 """
 
 import copy
@@ -101,7 +102,7 @@ def train_stack(
     if samples % batch_size:
         raise InputError(f"training: batch_size {batch_size} must divide the {samples} samples")
     networks = MLP.stack([member.network for member in members])
-    parameters = list(networks.parameters())
+    parameters: list[Tensor] = list(networks.parameters())
     streams = {_key(m): _Throws(m.data, m.stream, batch_size, throws) for m in members}
     objective = _Objective(members, schedule)
     optimiser = _Adam(parameters, learning_rate)

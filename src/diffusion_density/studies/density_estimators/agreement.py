@@ -43,7 +43,8 @@ def measure(agreement: Agreement, run: TrainingRun, dataset: Path, models: Path,
         mixture, model = mixtures[place.mixture], checkpoint.model(index)
         generator = torch.Generator().manual_seed(1_000 + index)
         if place.seed == run.seeds[0]:
-            tables.append(_points(model, mixture, agreement, generator).assign(**place.columns()))
+            table = _points(model, mixture, agreement, generator)
+            tables.append(table.assign(**place.columns()))  # type: ignore[arg-type]
         for side, kl in _identity(model, mixture, agreement.identity_draws, generator).items():
             sides.append(place.columns() | {"side": side, "kl_nats": kl.value, "kl_stderr_nats": kl.stderr})
     artifacts.write_csv(points, pd.concat(tables))

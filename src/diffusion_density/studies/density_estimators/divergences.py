@@ -5,7 +5,7 @@ For data p, a model's SDE density p_u and flow density p_v (nats; sheet A, secti
 * ``path_integral``: E_p[log p − bound], an upper bound on KL(p‖p_u);
 * ``score_error``: KL(p_T‖prior) + ∫ ½ g² E_p‖a − ∇log p_s‖² ds, the same number with a far smaller standard error, as
   the exact score of a mixture is known;
-* ``loss_difference``: KL(p_T‖prior) + the likelihood-weighted denoising loss minus that of the exact score: the same again;
+* ``loss_difference``: KL(p_T‖prior) + the likelihood-weighted denoising loss minus that of the exact score: again;
 * ``flow``: E_p[log p − log p_v] = KL(p‖p_v), another number, about another density.
 """
 

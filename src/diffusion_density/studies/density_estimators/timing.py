@@ -9,6 +9,7 @@ which is unbiased for its limit, its standard error).
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +28,7 @@ from diffusion_density.studies.density_estimators.sizes import Timing, TrainingR
 
 TOLERANCE = 1e-5  # of the timed solves
 REFERENCE = 1e-9  # of the solve that stands for the limit
+Estimate = Callable[[Tensor], LogDensity]
 ROUNDING = 1e-6  # tolerances below need double precision
 
 
@@ -60,17 +62,17 @@ def _double(model: DiffusionModel) -> Model:
     return DiffusionModel(network, model.schedule, model.prediction, model.prior)
 
 
-def _timed(call: Callable[[], LogDensity]) -> tuple[LogDensity, float]:
+def _timed(estimate: Estimate, points: Tensor) -> tuple[LogDensity, float]:
     begin = time.perf_counter()
-    result = call()
+    result = estimate(points)
     return result, time.perf_counter() - begin
 
 
 def _seconds(model: Model, x: Tensor, timing: Timing, generator: torch.Generator) -> list[dict[str, object]]:
     throws = timing.throws[len(timing.throws) // 2]
-    estimators: dict[str, Callable[[Tensor], LogDensity]] = {
-        "flow": lambda points: flow(model, points, rtol=TOLERANCE, atol=TOLERANCE),
-        "path_integral": lambda points: path_integral(model, points, throws=throws, generator=generator),
+    estimators: dict[str, Estimate] = {
+        "flow": partial(flow, model, rtol=TOLERANCE, atol=TOLERANCE),
+        "path_integral": partial(path_integral, model, throws=throws, generator=generator),
     }
     rows = []
     for name, estimate in estimators.items():
@@ -78,7 +80,7 @@ def _seconds(model: Model, x: Tensor, timing: Timing, generator: torch.Generator
         modes = [("single", i, x[i : i + 1]) for i in range(timing.points)]
         modes += [("batch", i, x) for i in range(timing.repeats)]
         for mode, index, points in tqdm(modes, desc=f"{name}, seconds", mininterval=2):
-            result, elapsed = _timed(lambda points=points: estimate(points))  # type: ignore[misc]
+            result, elapsed = _timed(estimate, points)
             rows.append(
                 {
                     "estimator": name,
@@ -105,21 +107,22 @@ def _tradeoff(
     rows = []
     for tolerance in tqdm(timing.tolerances, desc=f"flow, {field}"):
         points = x if tolerance >= ROUNDING else x.double()
-        result, elapsed = _best(lambda p=points, t=tolerance: flow(model, p, rtol=t, atol=t), timing.repeats)  # type: ignore[misc]
+        solve = partial(flow, model, rtol=tolerance, atol=tolerance)
+        result, elapsed = _best(solve, points, timing.repeats)
         rows.append(_row(field, "flow", tolerance, elapsed / len(x), result, result.value - flow_limit))
     for throws in tqdm(timing.throws, desc=f"path integral, {field}"):
         # a bounded number of points, so that large throw counts do not take the whole study's time
         few = x[: max(1, min(len(x), timing.batch * timing.throws[0] * 10 // throws))]
-        result, elapsed = _best(lambda p=few, n=throws: path_integral(model, p, throws=n, generator=generator), 1)  # type: ignore[misc]
+        result, elapsed = _timed(partial(path_integral, model, throws=throws, generator=generator), few)
         assert result.stderr is not None
         error = result.stderr if integral_limit is None else result.value - integral_limit[: len(few)]
         rows.append(_row(field, "path_integral", float(throws), elapsed / len(few), result, error))
     return rows
 
 
-def _best(call: Callable[[], LogDensity], repeats: int) -> tuple[LogDensity, float]:
+def _best(estimate: Estimate, points: Tensor, repeats: int) -> tuple[LogDensity, float]:
     """The result and the shortest of several times."""
-    runs = [_timed(call) for _ in range(repeats)]
+    runs = [_timed(estimate, points) for _ in range(repeats)]
     return runs[0][0], min(elapsed for _, elapsed in runs)
 
 

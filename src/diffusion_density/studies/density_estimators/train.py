@@ -4,7 +4,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from diffusion_density.networks.mlp import MLP
 from diffusion_density.studies.density_estimators import dataset as data
 from diffusion_density.studies.density_estimators.models import SCHEDULE, build, places, save
 from diffusion_density.studies.density_estimators.sizes import TrainingRun
@@ -26,8 +25,6 @@ def train(run: TrainingRun, dataset: Path, out: Path) -> None:
     ]
     steps = [max(1, round(epochs * run.samples / run.optimiser.batch_size)) for epochs in run.checkpoints]
     training = train_stack(members, SCHEDULE, throws=run.throws, checkpoints=steps, **run.optimiser.model_dump())
-    stacks: dict[int, MLP] = {}
-    for step, stack in tqdm(training, total=max(steps), desc=out.stem, unit="step", mininterval=1):
-        if stack is not None:
-            stacks[step] = stack
+    bar = tqdm(training, total=max(steps), desc=out.stem, unit="step", mininterval=2)
+    stacks = {step: stack for step, stack in bar if stack is not None}
     save(out, run, [stacks[step] for step in steps])

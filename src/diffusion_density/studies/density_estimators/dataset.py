@@ -16,8 +16,7 @@ _NAMES = ("weights", "means", "covariances")
 def prepare(spec: Dataset, out: Path) -> None:
     """Draw the mixtures of one dimension and their samples, and write them.
 
-    Mixture k of dimension D has the seed 1000 D + k, whatever the sizes: the first mixtures and samples of a larger
-    data set are those of a smaller one.
+    Mixture k of dimension D has the seed 1000 D + k: it does not depend on the numbers of mixtures and samples.
     """
     mixtures, samples = [], []
     for index in range(spec.mixtures):

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from diffusion_density.networks.sizes import MLPSize
 
 Count = Annotated[int, Field(gt=0)]
+Several = Annotated[int, Field(gt=1)]  # throws of an estimate: one has no standard error
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Prediction = Literal["score", "entropy", "noise"]
 Weighting = Literal["unit", "likelihood"]
@@ -67,9 +68,9 @@ class Evaluation(Strict):
     """Fresh test points per network, throws per point of each estimator, and the flow's tolerance."""
 
     points: Count
-    throws: Count
+    throws: Several
     flow_points: Count
-    tolerance: Positive
+    tolerance: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
     score_error_throws: Count
 
 
@@ -108,7 +109,7 @@ class Timing(Strict):
 
     points: Count
     batch: Count
-    throws: Annotated[tuple[Count, ...], Field(min_length=1)]
+    throws: Annotated[tuple[Several, ...], Field(min_length=1)]
     tolerances: Annotated[tuple[Positive, ...], Field(min_length=1)]
     repeats: Count
 
@@ -117,7 +118,7 @@ class Agreement(Strict):
     """Experiment 6: points and throws of the per-point agreement, draws of the three sides of the identity."""
 
     points: Count
-    throws: Count
+    throws: Several
     identity_draws: Count
 
 

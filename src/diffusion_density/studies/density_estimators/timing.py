@@ -45,9 +45,10 @@ def measure(timing: Timing, run: TrainingRun, dataset: Path, models: Path, secon
     x = mixtures[0].sample(timing.batch, generator=generator, dtype=torch.float32)
     truth = mixtures[0].log_prob(x.double())
     artifacts.write_csv(seconds, pd.DataFrame(_seconds(trained, x, timing, generator)))
-    limit = flow(_double(trained), x.double(), rtol=REFERENCE, atol=REFERENCE).value
-    rows = _tradeoff("exact", exact, x, truth, truth, timing, generator)
-    rows += _tradeoff("trained", trained, x, limit, None, timing, generator)
+    fine = _double(trained)
+    limit = flow(fine, x.double(), rtol=REFERENCE, atol=REFERENCE).value
+    rows = _tradeoff("exact", exact, exact, x, truth, truth, timing, generator)
+    rows += _tradeoff("trained", trained, fine, x, limit, None, timing, generator)
     artifacts.write_csv(tradeoff, pd.DataFrame(rows))
 
 
@@ -97,17 +98,22 @@ def _seconds(model: Model, x: Tensor, timing: Timing, generator: torch.Generator
 def _tradeoff(
     field: str,
     model: Model,
+    fine: Model,
     x: Tensor,
     flow_limit: Tensor,
     integral_limit: Tensor | None,
     timing: Timing,
     generator: torch.Generator,
 ) -> list[dict[str, object]]:
-    """Error against seconds; where the path integral's limit is unknown its error is its standard error."""
+    """Error against seconds; where the path integral's limit is unknown its error is its standard error.
+
+    ``fine`` is the model for points in double precision.
+    """
     rows = []
     for tolerance in tqdm(timing.tolerances, desc=f"flow, {field}"):
-        points = x if tolerance >= ROUNDING else x.double()
-        solve = partial(flow, model, rtol=tolerance, atol=tolerance)
+        coarse = tolerance >= ROUNDING
+        points = x if coarse else x.double()
+        solve = partial(flow, model if coarse else fine, rtol=tolerance, atol=tolerance)
         result, elapsed = _best(solve, points, timing.repeats)
         rows.append(_row(field, "flow", tolerance, elapsed / len(x), result, result.value - flow_limit))
     for throws in tqdm(timing.throws, desc=f"path integral, {field}"):

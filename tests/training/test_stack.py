@@ -169,7 +169,7 @@ def test_training_is_the_papers_loop() -> None:
 
 @pytest.mark.parametrize(("prediction", "limit"), [("entropy", 0.15), ("score", 0.25), ("noise", 2.0)])
 def test_training_learns(prediction: Prediction, limit: float) -> None:
-    """The score error of both weightings after 400 steps, in nats; a noise is divided by σ, which magnifies its error."""
+    """The score error of both weightings after 400 steps, in nats; a noise is divided by σ, which magnifies it."""
     mixture = random_mixture(2)
     data = mixture.sample(512, generator=seeded(1), dtype=torch.float32)
     start = MLP(2, (32, 32), 8, 8, 0.1, generator=seeded(0))

@@ -49,7 +49,8 @@ def kl_throws(tables: Path) -> Figure:
                     axis.plot(means["throws"], means["mean"], color=COLOURS[arm], lw=0.6, alpha=0.5)
         axis.set(title=title, xscale="log", yscale="log", xlabel="throws $n_t$ per sample and step")
         plain_log_ticks(axis, "x", sorted(set(table.throws)))
-        plain_log_ticks(axis, "y", [0.03, 0.1, 0.3, 1])
+        plain_log_ticks(axis, "y", [0.01, 0.03, 0.1, 0.3, 1, 3])
+    axes[0].set_ylim(bottom=0.008)  # of both: the axis is shared
     axes[0].set_ylabel("KL divergence (nats)")
     others = [Line2D([], [], color=GREY, lw=0.6, label="other mixtures, SDE bound")] if table.mixture.max() else []
     _legend(figure, others)
@@ -167,17 +168,21 @@ def agreement(tables: Path) -> Figure:
     points, identity = read_csv(tables / "agreement.csv"), read_csv(tables / "identity.csv")
     figure, axes = canvas(3, height=2.9)
     for axis, (column, label) in zip(
-        axes[:2], (("flow_nats", "flow, trained"), ("path_integral_nats", "path-integral bound, trained")), strict=True
+        axes[:2], (("flow_nats", "flow"), ("path_integral_nats", "path integral")), strict=True
     ):
         for arm, part in points.groupby("prediction"):
             error = part[column] - part.log_prob_nats
             axis.plot(part.log_prob_nats, error, ".", ms=2, alpha=0.4, color=COLOURS[str(arm)])
         axis.axhline(0, color=GREY, lw=0.8)
         axis.set(xlabel="true log p (nats)", ylabel="log p error (nats)", title=label)
-    low = min(axes[0].get_ylim()[0], axes[1].get_ylim()[0])
-    high = max(axes[0].get_ylim()[1], axes[1].get_ylim()[1])
-    for axis in axes[:2]:
-        axis.set_ylim(low, high)
+    errors = points[["flow_nats", "path_integral_nats"]].sub(points.log_prob_nats, axis=0)
+    low, high = errors.min().min(), errors.max().max()
+    bottom = max(low, 3 * errors.quantile(0.001).min())
+    for axis, (_, error) in zip(axes[:2], errors.items(), strict=True):
+        axis.set_ylim(1.1 * bottom, 1.1 * high)
+        if beyond := int((error < 1.1 * bottom).sum()):
+            text = f"{beyond} of {len(error)} points lower,\ndown to {error.min():.0f} nats"
+            axis.text(0.03, 0.03, text, transform=axis.transAxes, color=GREY)
     keys = ["prediction", "mixture", "seed"]
     sides = identity.pivot_table(index=keys, columns="side", values=["kl_nats", "kl_stderr_nats"]).reset_index()
     _identity(axes[2], sides)

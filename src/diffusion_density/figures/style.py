@@ -9,7 +9,6 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.special import stdtrit
 
 from diffusion_density import artifacts
 
@@ -64,16 +63,14 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def summarise(table: pd.DataFrame, by: Iterable[str], value: str) -> pd.DataFrame:
-    """Mean of ``value`` in each group and the half-width of its 95% t-interval over the rows (networks, seeds)."""
+    """Mean of ``value`` in each group, and its standard error over the rows (networks of all mixtures and seeds)."""
     groups = table.groupby(list(by), sort=True)[value]
-    summary = groups.agg(["mean", "sem", "count"]).reset_index()
-    summary["half"] = summary["sem"] * stdtrit((summary["count"] - 1).clip(lower=1), 0.975)
-    return summary
+    return groups.agg(["mean", "sem"]).reset_index()
 
 
 def curve(axis: Axes, x: pd.Series, summary: pd.DataFrame, **style: Any) -> None:  # noqa: ANN401 (matplotlib's own keywords)
-    """Means with their intervals against x."""
-    axis.errorbar(x, summary["mean"], yerr=summary["half"], capsize=1.5, elinewidth=0.8, **style)
+    """Means and standard errors against x."""
+    axis.errorbar(x, summary["mean"], yerr=summary["sem"], capsize=1.5, elinewidth=0.8, **style)
 
 
 def plain_log_ticks(axis: Axes, which: str, values: Iterable[float]) -> None:

@@ -15,6 +15,7 @@ from torch.nn.functional import layer_norm
 
 LONGEST_PERIOD = 10_000.0
 TIME_SCALE = 1000.0
+LARGEST_LOG_GAIN = 5.0
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -51,6 +52,36 @@ class TimeEmbedding(nn.Module):
         phase = s[:, None] * self.rates
         embedding: Tensor = self.layers(torch.cat([phase.sin(), phase.cos()], dim=1))
         return embedding
+
+
+class Contrasts(nn.Module):
+    """Differences between neighbouring pixels, amplified by what the time calls for: (B, C, H, W) to (B, K, H, W).
+
+    A prediction of noise of size σ multiplies differences of that size by 1/σ. Here learned filters, at first of mean
+    zero, meet positive gains that depend on the time and start spread from 1 to 150, so that some are of use at every
+    noise level and no layer need have weights of that size.
+
+    Args:
+        channels: C.
+        count: K, filters.
+        time_width: width of the embedded time.
+        size: side of the filters, odd.
+    """
+
+    def __init__(self, channels: int, count: int, time_width: int, size: int = 7) -> None:
+        super().__init__()
+        self.filters = nn.Conv2d(channels, count, size, padding=size // 2, bias=False)
+        self.log_gains = zeroed(nn.Linear(time_width, count))
+
+    def initialize(self) -> None:
+        """Take the mean out of each filter and spread the gains; after ``initialize`` of the network."""
+        with torch.no_grad():
+            self.filters.weight -= self.filters.weight.mean((2, 3), keepdim=True)
+            self.log_gains.bias.copy_(torch.linspace(0, LARGEST_LOG_GAIN, len(self.log_gains.bias)))
+
+    def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "n t"]) -> Float[Tensor, "b k h w"]:
+        contrasts: Tensor = self.filters(x) * self.log_gains(time).exp()[:, :, None, None]
+        return contrasts
 
 
 class ChannelNorm(nn.Module):

@@ -4,7 +4,10 @@
 resolution anywhere, residual blocks down and up with a skip from each, attention in the middle. ``SmallUNet`` is for
 CPUs: most of its weights work at low resolution, where they cost little.
 
-Both return z + NN(z, s), with the last layer of NN and of every residual branch starting at zero.
+The paper's network returns z + NN(z, s). The small one returns NN(z, s) plus a linear map, which depends on the time, of
+contrasts between neighbouring pixels and of the fine features of each pixel. That part is quick to learn: it holds the
+linear (Wiener) prediction at middle noise and the decoding of levels at the least noise. The last layer of NN, of every
+residual branch and of the linear part starts at zero.
 """
 
 from itertools import pairwise
@@ -20,6 +23,7 @@ from diffusion_density.errors import InputError
 from diffusion_density.networks.blocks import (
     Attention,
     ChannelNorm,
+    Contrasts,
     TimeEmbedding,
     fine_features,
     initialize,
@@ -145,6 +149,7 @@ class SmallUNet(nn.Module):
         widths: channels of the levels, finest first.
         blocks: residual blocks of each level on each way.
         patch: side of the pixel blocks that become channels before anything else; 1 leaves the resolution.
+        contrasts: filters whose amplified outputs are features too.
         frequencies: of the fine features, in cycles per unit; see ``blocks.level_frequencies``.
         time_width: width of the embedded time.
         dropout: probability within the blocks.
@@ -154,10 +159,11 @@ class SmallUNet(nn.Module):
     def __init__(
         self,
         channels: int = 3,
-        widths: tuple[int, ...] = (32, 64, 96),
+        widths: tuple[int, ...] = (64, 96),
         *,
         blocks: int = 1,
-        patch: int = 1,
+        patch: int = 2,
+        contrasts: int = 24,
         frequencies: tuple[float, ...] = (64.0, 128.0),
         time_width: int = 128,
         dropout: float = 0.0,
@@ -171,9 +177,12 @@ class SmallUNet(nn.Module):
             return _Level(width, blocks, time_width, dropout)
 
         pairs = list(pairwise(widths))
-        folded = channels * patch**2
         self.time = TimeEmbedding(time_width, time_width)
-        self.stem = nn.Conv2d(folded * (1 + 2 * len(frequencies)), widths[0], 3, padding=1)
+        self.contrasts = Contrasts(channels, contrasts, time_width)
+        self.from_contrasts = zeroed(nn.Conv2d(contrasts, channels, 1, bias=False))
+        self.from_pixels = zeroed(nn.Linear(time_width, 1 + 2 * len(frequencies)))
+        features = channels * (1 + 2 * len(frequencies)) + contrasts
+        self.stem = nn.Conv2d(features * patch**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList(level(width) for width in widths)
         self.coarsen = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.attention = Attention(widths[-1], ChannelNorm(widths[-1]))
@@ -181,8 +190,9 @@ class SmallUNet(nn.Module):
         self.refine = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
         self.skip = nn.ModuleList(nn.Conv2d(fine, fine, 1) for fine, _ in pairs)
         self.norm = ChannelNorm(widths[0])
-        self.head = zeroed(nn.Conv2d(widths[0], folded, 3, padding=1))
+        self.head = zeroed(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1))
         initialize(self, generator)
+        self.contrasts.initialize()
 
     def forward(self, x: Float[Tensor, "b c h w"], s: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         """The prediction at x and s.
@@ -194,7 +204,9 @@ class SmallUNet(nn.Module):
         if x.shape[2] % factor or x.shape[3] % factor:
             raise InputError(f"U-Net: images of {x.shape[2]}×{x.shape[3]} are not a multiple of {factor} pixels")
         time = self.time(distinct_time(s))
-        features = fine_features(pixel_unshuffle(x, self.patch), self.frequencies)
+        pixels, contrasts = fine_features(x, self.frequencies), self.contrasts(x, time)
+        linear = pixels.unflatten(1, (-1, x.shape[1])) * self.from_pixels(time)[:, :, None, None, None]
+        features = pixel_unshuffle(torch.cat([pixels, contrasts.asinh()], dim=1), self.patch)
         h = self.stem(features.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for i, level in enumerate(self.down):
@@ -207,7 +219,8 @@ class SmallUNet(nn.Module):
             h = level(h, time)
             if i:
                 h = interpolate(self.refine[i - 1](h), scale_factor=2) + self.skip[i - 1](skips.pop())
-        return x + pixel_shuffle(self.head(silu(self.norm(h))), self.patch)
+        nonlinear = pixel_shuffle(self.head(silu(self.norm(h))), self.patch)
+        return linear.sum(1) + self.from_contrasts(contrasts) + nonlinear
 
 
 class _Level(nn.Module):

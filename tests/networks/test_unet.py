@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_density.errors import InputError
-from diffusion_density.networks.blocks import ChannelNorm, TimeEmbedding, fine_features, level_frequencies
+from diffusion_density.networks.blocks import (
+    ChannelNorm,
+    Contrasts,
+    TimeEmbedding,
+    fine_features,
+    initialize,
+    level_frequencies,
+)
 from diffusion_density.networks.cost import flops, parameters
 from diffusion_density.networks.unet import FullResolutionUNet, SmallUNet
 
@@ -19,7 +26,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def small(**arguments: object) -> SmallUNet:
-    return SmallUNet(**{"widths": (8, 16), "time_width": 16, "generator": generator(), **arguments})
+    defaults = {"widths": (8, 16), "patch": 1, "contrasts": 8, "time_width": 16, "generator": generator()}
+    return SmallUNet(**{**defaults, **arguments})
 
 
 def full(**arguments: object) -> FullResolutionUNet:
@@ -98,7 +106,7 @@ def test_the_small_network_is_small() -> None:
     network = SmallUNet(generator=generator())
     assert 0.5e6 < parameters(network) < 0.8e6
     assert flops(network, IMAGE) / 2 < 120e6
-    digits = SmallUNet(1, (32, 64), frequencies=level_frequencies(17), generator=generator())
+    digits = SmallUNet(1, (32, 64), patch=1, frequencies=level_frequencies(17), generator=generator())
     assert digits(*batch(side=8, channels=1)).shape == (3, 1, 8, 8)
 
 
@@ -149,17 +157,17 @@ def test_every_parameter_is_used_and_has_second_derivatives(network: nn.Module) 
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_start_as_the_identity_and_from_the_generator(name: str) -> None:
+def test_networks_start_at_the_identity_or_zero_and_from_the_generator(name: str) -> None:
     x, s = batch()
     network, again = NETWORKS[name](), NETWORKS[name]()
-    assert torch.equal(network(x, s), x)
+    assert torch.equal(network(x, s), x if name.startswith("full") else torch.zeros_like(x))
     assert all(torch.equal(p, q) for p, q in zip(network.parameters(), again.parameters(), strict=True))
     other = small(generator=generator(9))
     assert not torch.equal(other.stem.weight, small().stem.weight)
 
 
 def test_initial_weights_keep_the_variance() -> None:
-    weight = SmallUNet(generator=generator()).down[2].blocks[0].first.weight
+    weight = SmallUNet(generator=generator()).down[1].blocks[0].first.weight
     assert weight.std().item() == pytest.approx((96 * 9) ** -0.5, rel=0.02)
 
 
@@ -199,6 +207,37 @@ def test_fine_features_see_the_noise_and_not_the_level(levels: int) -> None:
     torch.testing.assert_close(sine.abs(), torch.full_like(sine, math.sin(0.1 * math.pi)), rtol=1e-6, atol=1e-9)
     assert sine.std() < 1e-9
     assert cosine.std() < 1e-9
+
+
+def test_contrasts_start_blind_to_a_constant_and_spread_in_gain() -> None:
+    contrasts = Contrasts(3, 6, 16, size=3)
+    initialize(contrasts, generator())
+    contrasts.initialize()
+    time = torch.randn(1, 16, generator=generator())
+    assert contrasts(torch.full((1, 3, 5, 5), 0.7), time)[..., 1:-1, 1:-1].abs().max() < 1e-4
+    gains = contrasts.log_gains(time).exp()[0]
+    assert gains[[0, -1]].tolist() == pytest.approx([1, math.exp(5)])
+    x = torch.randn(1, 3, 5, 5, generator=generator())
+    torch.testing.assert_close(contrasts(x, time), contrasts.filters(x) * gains[:, None, None])
+
+
+def test_the_small_network_has_a_linear_part_at_once() -> None:
+    """One step on its last layers alone fits noise at a noise level finer than a pixel level."""
+    network = small(patch=2)
+    g = generator(3)
+    levels = torch.randint(0, 256, (64, 3, 8, 8), generator=g)
+    noise = torch.randn(levels.shape, generator=g)
+    z = 2 * (levels + 0.5) / 256 - 1 + 3e-4 * noise
+    optimizer = torch.optim.LBFGS([*network.from_pixels.parameters()], max_iter=30)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = (network(z, torch.zeros(64)) - noise).square().mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    assert loss().item() < 0.05
 
 
 def test_time_embedding_tells_near_times_apart() -> None:

@@ -4,10 +4,10 @@
 resolution anywhere, residual blocks down and up with a skip from each, attention in the middle. ``SmallUNet`` is for
 CPUs: most of its weights work at low resolution, where they cost little.
 
-The paper's network returns z + NN(z, s). The small one returns NN(z, s) plus a linear map, which depends on the time, of
-contrasts between neighbouring pixels and of the fine features of each pixel. That part is quick to learn: it holds the
-linear (Wiener) prediction at middle noise and the decoding of levels at the least noise. The last layer of NN, of every
-residual branch and of the linear part starts at zero.
+The paper's network returns z + NN(z, s). The small one returns NN(z, s) plus a linear map, which depends on the time,
+of contrasts between neighbouring pixels and of the fine features of each pixel. That part is quick to learn: it holds
+the linear (Wiener) prediction at middle noise and the decoding of levels at the least noise. The last layer of NN, of
+every residual branch and of the linear part starts at zero.
 """
 
 from itertools import pairwise

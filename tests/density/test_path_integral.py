@@ -13,7 +13,7 @@ from diffusion_density.mixtures import ExactModel
 from diffusion_density.model import DiffusionModel, GaussianPrior, Model
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.predictions import PREDICTIONS, Prediction
-from diffusion_density.schedules import Schedule, VariancePreserving
+from diffusion_density.schedules import LogLinear, Schedule, VariancePreserving
 from truths import PAPER_A, SCHEDULES, Altered, Counting, ScaledGaussian, doubles, network_of, random_mixture, seeded
 
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
@@ -54,6 +54,16 @@ def test_every_schedule(schedule: Schedule) -> None:
     z = z_scores(exact, x, truth, throws=1024)
     assert (z.abs() < 4).double().mean() >= 0.99
     assert abs(z.mean()) < 4 / 100**0.5
+
+
+@pytest.mark.parametrize("schedule", [LogLinear(-1.0, 5.0), LogLinear(-2.0, 5.0, "straight")])
+def test_points_at_a_noisy_data_end(schedule: Schedule) -> None:
+    """The points are samples at s_min, not of clean data: the forward process goes on from there."""
+    exact, x, truth = exact_points(2, 200, schedule)
+    assert schedule.at(0.0)[1] > 0.2
+    z = z_scores(exact, x, truth, throws=2048)
+    assert (z.abs() < 4).double().mean() >= 0.99
+    assert abs(z.mean()) < 4 / 200**0.5
 
 
 def test_the_standard_error_is_honest() -> None:

@@ -14,6 +14,7 @@ from diffusion_density.errors import InputError, NumericalError
 from diffusion_density.model import DiffusionModel
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.predictions import Prediction
+from diffusion_density.proposals import HalfSigma
 from diffusion_density.studies.density_estimators.divergences import Diffused, score_error
 from diffusion_density.training import stack as stacked
 from diffusion_density.training.objectives import Weighting
@@ -145,9 +146,10 @@ def test_averaged_weights_are_bias_corrected() -> None:
             torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_training_is_the_papers_loop() -> None:
-    """Ten steps, across epochs, by torch's Adam on the mean of ‖(e − y) σ + ε‖² over the same throws."""
-    one = member(0)
+@pytest.mark.parametrize("weighting", ["unit", "likelihood"])
+def test_training_is_the_papers_loop(weighting: Weighting) -> None:
+    """Ten steps, across epochs, by torch's Adam on the mean of w ‖(e − y) σ + ε‖²/r(s) over the same throws."""
+    one = member(0, weighting=weighting)
     stacked_weights = trained([one], steps=10, ema=0.0)[0]
     net = network(0)
     adam = torch.optim.Adam(net.parameters(), lr=1e-3)
@@ -159,9 +161,15 @@ def test_training_is_the_papers_loop() -> None:
         u = torch.rand(24, generator=generator, dtype=torch.float64)
         noise = torch.randn(24, 2, generator=generator, dtype=torch.float64)
         s = 1e-5 + (1 - 1e-5) * u
+        scale = torch.ones_like(s) * (1 - 1e-5)
+        if weighting == "likelihood":
+            times = HalfSigma(PAPER_A, 1e-5)
+            s = times.times(u)
+            scale = PAPER_A.diffusion(s) / (2 * PAPER_A.sigma(s).square()) / times.density(s)
         y = PAPER_A.alpha(s)[:, None] * x + PAPER_A.sigma(s)[:, None] * noise
         adam.zero_grad()
-        ((net(y, s) - y) * PAPER_A.sigma(s)[:, None] + noise).square().sum(1).mean().backward()
+        square = ((net(y, s) - y) * PAPER_A.sigma(s)[:, None] + noise).square().sum(1)
+        (scale * square).mean().backward()
         adam.step()
     assert difference(stacked_weights, net) < 1e-7  # of steps of 1e-3
     assert difference(stacked_weights, one.network) > 5e-3

@@ -57,7 +57,7 @@ def test_the_three_sides_are_the_gap_of_a_closed_form() -> None:
     sides = three_sides(truth.model, truth.model.exact, 100_000, seed=1)
     for side in sides.values():
         assert abs(side.value - truth.gap()) < 4.2 * side.stderr
-    assert sides["score_error"].stderr < 0.005 < 0.02 * truth.gap() * 2
+    assert sides["score_error"].stderr < 0.005
     assert sides["path_integral"].stderr < 0.2 * truth.gap()
 
 

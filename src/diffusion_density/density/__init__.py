@@ -5,16 +5,21 @@ from typing import TYPE_CHECKING
 from diffusion_density._lazy import export
 
 if TYPE_CHECKING:
+    from diffusion_density.density.bits import bits_per_dim
+    from diffusion_density.density.bound import BoundTerms, bound_terms
     from diffusion_density.density.flow import flow
     from diffusion_density.density.path_integral import path_integral
     from diffusion_density.density.result import LogDensity
 
-__all__ = ["LogDensity", "flow", "path_integral"]
+__all__ = ["BoundTerms", "LogDensity", "bits_per_dim", "bound_terms", "flow", "path_integral"]
 
 export(
     __name__,
     {
+        "BoundTerms": "bound:BoundTerms",
         "LogDensity": "result:LogDensity",
+        "bits_per_dim": "bits:bits_per_dim",
+        "bound_terms": "bound:bound_terms",
         "flow": "flow:flow",
         "path_integral": "path_integral:path_integral",
     },

@@ -64,7 +64,7 @@ def flow(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     divergence: Literal["exact", "hutchinson"] = "exact",
-    probes: int = 1,
+    probes: int | Float[Tensor, "b k *event"] = 1,
     generator: torch.Generator | None = None,
     start: float | None = None,
     max_steps: int = 10_000,
@@ -77,8 +77,8 @@ def flow(
         rtol: relative tolerance of dopri5; at least 1e-6 in single precision.
         atol: absolute tolerance, likewise.
         divergence: ``exact`` (D vector-Jacobian products a call) or ``hutchinson``.
-        probes: K, the Rademacher probes per point, fixed over the solve.
-        generator: draws the probes; needed by ``hutchinson`` only.
+        probes: K, the Rademacher probes per point, fixed over the solve; or the probes themselves, (B, K, *).
+        generator: draws the probes; needed by ``hutchinson`` only, where the probes are not given.
         start: the time of the points, ``schedule.s_start`` by default.
         max_steps: the solver gives up after this many.
 
@@ -94,18 +94,22 @@ def flow(
         raise InputError(f"flow: tolerances must be positive, got rtol={rtol} and atol={atol}")
     if x.dtype != torch.float64 and min(rtol, atol) < 1e-6:
         raise InputError("flow: tolerances below 1e-6 need points in double precision")
-    if divergence not in ("exact", "hutchinson") or probes < 1:
-        raise InputError(f"flow: divergence 'exact' or 'hutchinson' with probes >= 1, got {divergence!r} and {probes}")
-    if divergence == "hutchinson" and generator is None:
+    given = probes if isinstance(probes, Tensor) else None
+    count = probes.shape[1] if isinstance(probes, Tensor) else probes
+    if divergence not in ("exact", "hutchinson") or count < 1:
+        raise InputError(f"flow: divergence 'exact' or 'hutchinson' with probes >= 1, got {divergence!r} and {count}")
+    if divergence == "hutchinson" and given is None and generator is None:
         raise InputError("flow: hutchinson draws its probes from a generator; none was given")
     first, last = model.schedule.s_start if start is None else start, model.schedule.s_max
     if not model.schedule.s_min <= first < last:
         raise InputError(f"flow: start must lie in [{model.schedule.s_min}, {last}), got {start}")
     if max_steps < 1:
         raise InputError(f"flow: max_steps must be at least 1, got {max_steps}")
-    drawn = probes if divergence == "hutchinson" else 0
     with torch.inference_mode(False), torch.no_grad():  # the divergence needs autograd, whatever mode the caller is in
-        return _solve(model, x.clone(), rtol, atol, drawn, generator, first, max_steps)
+        eta = None
+        if divergence == "hutchinson":
+            eta = rademacher(x, count, generator) if given is None else given.to(x)
+        return _solve(model, x.clone(), rtol, atol, eta, first, max_steps)
 
 
 def _solve(
@@ -113,13 +117,12 @@ def _solve(
     x: Tensor,
     rtol: float,
     atol: float,
-    probes: int,
-    generator: torch.Generator | None,
+    eta: Tensor | None,
     start: float,
     max_steps: int,
 ) -> LogDensity:
     """``flow`` with checked settings; no probes mean the exact divergence."""
-    eta = rademacher(x, probes, generator) if probes else None
+    probes = 0 if eta is None else eta.shape[1]
     times = torch.tensor([start, model.schedule.s_max], dtype=torch.float64, device=x.device)
     if not model.schedule.smooth:
         times = -model.schedule.log_snr(times)

@@ -132,34 +132,31 @@ def compute_grid(tables: Path) -> Figure:
 def timing(tables: Path) -> Figure:
     """What a sample costs by each estimator, and the accuracy that it buys."""
     seconds, tradeoff = read_csv(tables / "timing.csv"), read_csv(tables / "tradeoff.csv")
-    figure, axes = canvas(3, height=3.0)
-    for name, label in {"flow": "flow", "path_integral": "path integral"}.items():
+    figure, axes = canvas(3, height=2.9)
+    names = {"flow": "flow", "path_integral": "path integral"}
+    for name in names:
         part = seconds[seconds.estimator == name]
         single = part[part["mode"] == "single"].seconds_per_point.sort_values()
-        batch = part[part["mode"] == "batch"].seconds_per_point.median()
-        rank = [(i + 1) / len(single) for i in range(len(single))]
-        evaluations = int(part.network_evaluations.median())
-        axes[0].step(
-            single, rank, where="post", color=COLOURS[name], label=f"{label}, one by one ({evaluations} evals)"
-        )
-        axes[0].axvline(batch, color=COLOURS[name], ls="--", label=f"{label}, in a batch")
-    axes[0].set(xscale="log", xlabel="seconds a sample", ylabel="fraction of samples", title="time a sample")
-    axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.25))
-    for axis, field in zip(axes[1:], ("exact", "trained"), strict=True):
-        for name in ("flow", "path_integral"):
-            part = tradeoff[(tradeoff.estimator == name) & (tradeoff.field == field)].sort_values("seconds_per_point")
-            error, bar = part.rms_error_nats, 1.96 * part.rms_error_stderr_nats
+        axes[0].step(single, [(i + 1) / len(single) for i in range(len(single))], where="post", color=COLOURS[name])
+        axes[0].axvline(part[part["mode"] == "batch"].seconds_per_point.median(), color=COLOURS[name], ls="--")
+        for axis, field in zip(axes[1:], ("exact", "trained"), strict=True):
+            points = tradeoff[(tradeoff.estimator == name) & (tradeoff.field == field)].sort_values("seconds_per_point")
+            bars = 1.96 * points.rms_error_stderr_nats
             axis.errorbar(
-                part.seconds_per_point, error, yerr=bar, color=COLOURS[name], marker="o", mfc="w", capsize=1.5
-            )
-            axis.annotate(
-                name.replace("_", " "), (part.seconds_per_point.iloc[-1], error.iloc[-1]), color=COLOURS[name],
-                xytext=(0, 7), textcoords="offset points", ha="center",
+                points.seconds_per_point, points.rms_error_nats, yerr=bars, color=COLOURS[name], marker="o", mfc="w",
+                capsize=1.5,
             )  # fmt: skip
-        title = {"exact": "exact score: error to the truth", "trained": "trained: error to own limit"}[field]
-        axis.set(
-            xscale="log", yscale="log", xlabel="seconds a sample, in a batch", ylabel="RMS error (nats)", title=title
-        )
+    axes[0].set(xscale="log", xlabel="seconds a sample", ylabel="fraction of samples")
+    for axis, title in zip(axes[1:], ("exact score", "trained network"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="seconds a sample, in a batch", title=title)
+    axes[1].set_ylabel("RMS error to the truth (nats)")
+    axes[2].set_ylabel("RMS error to own limit (nats)")
+    evaluations = seconds.groupby("estimator").network_evaluations.median()
+    colours = [Patch(color=COLOURS[name], label=f"{label} (a: {evaluations[name]:.0f} evaluations)")
+               for name, label in names.items()]  # fmt: skip
+    modes = [Line2D([], [], color=GREY, ls=line, label=label)
+             for line, label in (("-", "one sample at a time"), ("--", "in a batch (a)"))]  # fmt: skip
+    figure.legend(handles=[*colours, *modes], loc="outside upper center", ncols=4)
     return figure
 
 

@@ -33,7 +33,7 @@ replicate: $(INSTALLED) ## Run every study and write results/<scale>/report.html
 	snakemake --report results/$(SCALE)/report.html $(CONFIG)
 
 test: $(INSTALLED) ## Run the tests
-	@python -m pytest $(TESTS)
+	@python -m pytest -n 2 --dist loadfile $(TESTS)
 
 lint: $(INSTALLED) ## Check style, types and the workflow
 	ruff check

@@ -62,7 +62,7 @@ def kl_sweeps(tables: Path) -> Figure:
     figure, axes = canvas(3, height=3.0)
     samples, dimensions = read_csv(tables / "samples.csv"), read_csv(tables / "dimensions.csv")
     usual = _usual(tables, samples)
-    at_end = usual[usual.epochs.isin(samples.epochs)]
+    at_end = usual[usual.epochs.isin(samples.epochs) & usual.mixture.isin(samples.mixture)]
     sweeps = (
         (usual, "epochs", "epochs $n_{ep}$"),
         (pd.concat([samples, at_end]), "samples", "training samples $N$"),

@@ -8,7 +8,7 @@ n_t throws for n_ep epochs costs C = N n_t n_ep network evaluations.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffusion_density.networks.sizes import MLPSize
 
@@ -99,8 +99,12 @@ class Objectives(Strict):
 
 
 class Sweep(Strict):
-    """One swept size (N or D), at the default throws and epochs; the default size is in ``throws-<throws_default>``."""
+    """One swept size (N or D), at the default throws and epochs; the default size is in ``throws-<throws_default>``.
 
+    The sweep uses the first ``mixtures`` mixtures of each dimension.
+    """
+
+    mixtures: Count
     values: Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
@@ -141,6 +145,12 @@ class DensityEstimatorsSizes(Strict):
     timing: Timing
     agreement: Agreement
 
+    @model_validator(mode="after")
+    def _sweeps_use_mixtures_that_exist(self) -> "DensityEstimatorsSizes":
+        if max(self.samples_sweep.mixtures, self.dimensions_sweep.mixtures) > self.mixtures:
+            raise ValueError("samples_sweep.mixtures and dimensions_sweep.mixtures must not exceed mixtures")
+        return self
+
     def datasets(self) -> dict[int, Dataset]:
         """The data set of every dimension used, keyed by dimension."""
         largest = max(self.samples, *self.samples_sweep.values)
@@ -179,8 +189,12 @@ class DensityEstimatorsSizes(Strict):
                 runs[f"throws-{n}"] = run
             else:  # long: one job an arm, so that they run side by side
                 runs |= {f"throws-{n}-{arm.prediction}": run | {"arms": (arm,), "mixtures": 1} for arm in pair}
-        runs |= {f"samples-{n}": {"samples": n} for n in self.samples_sweep.values if n != self.samples}
-        runs |= {f"dimensions-{d}": {"dimension": d} for d in self.dimensions_sweep.values if d != self.dimension}
+        for n in self.samples_sweep.values:
+            if n != self.samples:
+                runs[f"samples-{n}"] = {"samples": n, "mixtures": self.samples_sweep.mixtures}
+        for d in self.dimensions_sweep.values:
+            if d != self.dimension:
+                runs[f"dimensions-{d}"] = {"dimension": d, "mixtures": self.dimensions_sweep.mixtures}
         return {name: TrainingRun.model_validate(common | changed) for name, changed in runs.items()}
 
     def _checkpoints(self, throws: int) -> tuple[float, ...]:

@@ -133,7 +133,9 @@ def _explain_one(problem: Any) -> str:  # noqa: ANN401 (pydantic_core's ErrorDet
         return f"{key}: {plain[problem['type']]}"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    return f"{key}: {message} (got {problem['input']!r})" if key else message
+    given = problem["input"]
+    got = "" if isinstance(given, Mapping) else f" (got {given!r})"
+    return f"{key}: {message}{got}" if key else message
 
 
 def _validated(model: type[Model], values: Mapping[str, Any], file: Path) -> Model:

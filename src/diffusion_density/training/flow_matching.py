@@ -1,0 +1,152 @@
+r"""Maximum likelihood on log-linear schedules: first- and second-order flow matching (paper D, sections 1.3 and 3).
+
+At y = α x + σ ε, γ = log(σ²/α²), a network's output Z_θ(y, s) is compared with the target Z of its prediction. In each
+prediction an error of the output is an error of the noise times a factor, ε − ε̂ = c (Z − Ẑ), so that
+
+.. math:: J = \tfrac12 \int_{\gamma_0}^{\gamma_1} E\|\varepsilon - \hat\varepsilon\|^2\, d\gamma
+          = \tfrac12 \int_{\gamma_0}^{\gamma_1} c^2(\gamma)\, E\|Z - \hat Z\|^2\, d\gamma, \qquad
+          c = 1 \text{ (noise)},\ \sigma \text{ (score, entropy)},\ \alpha \text{ or } \sqrt2\,\alpha \text{ (velocity)}
+
+(α on the variance-preserving path, √2 α on the straight one; signs aside). J is the diffusion term of the bound on
+−log p, in nats, whatever the prediction and whatever density p(γ) the times come from: one throw estimates it by
+w ‖Z − Ẑ‖² with w = c²/(2 p). Velocities with times drawn from p ∝ α² have the constant weight Z_vp/2 = 6.6466 or
+Z_straight = 11.2991.
+
+The second order (velocity F) fits the trace of the Jacobian, hence the divergence that the likelihood of the flow
+integrates. At the optimum F*, in N dimensions,
+
+.. math:: \sigma\, \mathrm{tr} \frac{\partial F^*}{\partial y}
+          = \alpha\,(N - E\|F - F^*\|^2) \text{ (vp)}, \qquad
+          = N/\sqrt2 - \sqrt2\, \alpha\, E\|F - F^*\|^2 \text{ (straight)},
+
+and the term (λ/N) w (σ vᵀ(∂F̂/∂y)v − right-hand side)² is added, with one Rademacher probe v and the network's own
+residual ‖F − F̂‖², held constant. Since v has one draw, it also penalises the Jacobian's off-diagonal part.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffusion_density.broadcasting import flat, per_row
+from diffusion_density.errors import InputError
+from diffusion_density.predictions import Prediction, checked, is_straight, target
+from diffusion_density.proposals import Proposal, Uniform
+from diffusion_density.schedules import LogLinear
+from diffusion_density.training.times import AlphaSquared, likelihood_weight
+
+TimeDensity = Literal["uniform", "importance"]
+
+
+class FlowMatching:
+    """The objective of one throw (time, noise) per example.
+
+    Args:
+        schedule: the path.
+        prediction: what the network outputs.
+        times: their density: uniform in γ, or importance sampled, proportional to α².
+        trace_weight: λ of the second-order term; 0 leaves it out.
+
+    Raises:
+        InputError: if the prediction or the density has no such name, λ is negative, or it is not 0 for a prediction
+            other than velocity.
+    """
+
+    def __init__(
+        self,
+        schedule: LogLinear,
+        prediction: Prediction = "velocity",
+        times: TimeDensity = "importance",
+        trace_weight: float = 0.0,
+    ) -> None:
+        if times not in ("uniform", "importance"):
+            raise InputError(f"objective: times are 'uniform' or 'importance', not {times!r}")
+        if not 0 <= trace_weight < float("inf"):
+            raise InputError(f"objective: the weight of the trace term must be at least 0, got {trace_weight}")
+        if trace_weight and prediction != "velocity":
+            raise InputError(f"objective: the trace term is for predictions of velocity, not of {prediction}")
+        self.schedule = schedule
+        self.prediction = checked(prediction)
+        self.times = times
+        self.trace_weight = trace_weight
+        importance = AlphaSquared(schedule.gamma_min, schedule.gamma_max, schedule.path)
+        self._proposal: Proposal = importance if times == "importance" else Uniform(0.0, 1.0)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What this objective is, as JSON holds it."""
+        schedule = self.schedule
+        return {
+            "path": schedule.path,
+            "gamma_min": schedule.gamma_min,
+            "gamma_max": schedule.gamma_max,
+            "prediction": self.prediction,
+            "times": self.times,
+            "trace_weight": self.trace_weight,
+        }
+
+    def throw(self, u: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """Times s and weights w of ‖Z − Ẑ‖², in nats, for uniform numbers u ∈ [0, 1) in double precision."""
+        s = self._proposal.times(u)
+        schedule = self.schedule
+        span = schedule.gamma_max - schedule.gamma_min
+        gamma = schedule.gamma_min + span * s
+        if self.prediction == "velocity":
+            per_gamma = likelihood_weight(gamma, schedule.path, "velocity")
+        else:
+            per_gamma = likelihood_weight(gamma, schedule.path, "noise")
+            if self.prediction != "noise":
+                per_gamma = per_gamma * schedule.sigma(s).square()
+        return s, per_gamma * span / self._proposal.density(s)
+
+    def probe(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Numbers ±1, shape (B, *) like x, where the objective needs them."""
+        if not self.trace_weight:
+            return None
+        signs = torch.randint(0, 2, x.shape, generator=generator, device=x.device, dtype=torch.int8)
+        return (2 * signs - 1).to(x.dtype)
+
+    def __call__(
+        self,
+        network: Callable[[Tensor, Tensor], Tensor],
+        x: Tensor,
+        u: Float[Tensor, " b"],
+        noise: Tensor,
+        probe: Tensor | None = None,
+    ) -> Float[Tensor, " b"]:
+        """The loss of each example, summed over dimensions, in nats; divide by N log 2 for bits/dim.
+
+        Args:
+            network: called as ``network(y, s)``, y of shape (B, *) and s of shape (B,), giving (B, *).
+            x: (B, *) the data.
+            u: (B,) uniform numbers for the times, double precision.
+            noise: (B, *) ε.
+            probe: (B, *) of ``probe``, if the trace term is on.
+
+        Raises:
+            InputError: if the trace term is on and there is no probe.
+        """
+        s, weight = (values.to(x.dtype) for values in self.throw(u))
+        alpha, sigma = self.schedule.alpha(s), self.schedule.sigma(s)
+        y = per_row(alpha, x) * x + per_row(sigma, x) * noise
+        if self.trace_weight:
+            if probe is None:
+                raise InputError("objective: the trace term needs a probe")
+            y.requires_grad_()
+        output = network(y, s)
+        error = flat(target(self.prediction, x, noise, self.schedule, s) - output).square().sum(1)
+        if probe is None or not self.trace_weight:
+            return weight * error
+        pulled = torch.autograd.grad((output * probe).sum(), y, create_graph=True)[0]
+        trace = flat(pulled * probe).sum(1)
+        dims = x[0].numel()
+        miss = sigma * trace - self.expected_trace(alpha, error.detach(), dims)
+        return weight * (error + self.trace_weight / dims * miss.square())
+
+    def expected_trace(self, alpha: Tensor, error: Tensor, dims: int) -> Tensor:
+        """σ tr ∂F*/∂y in ``dims`` dimensions, where E‖F − F*‖² is ``error``; shapes of alpha and error."""
+        if is_straight(self.schedule):
+            return dims / 2**0.5 - 2**0.5 * alpha * error
+        return alpha * (dims - error)

@@ -122,7 +122,7 @@ def train_images(
         identity: what else a checkpoint must agree on, such as the size and seed of the network; as JSON holds it.
         snapshots: steps after which ``on_snapshot`` gets the step and the averaged network, in the first process. A run
             that resumes repeats the snapshots since its checkpoint, and no others.
-        on_snapshot: does not change what it gets from the global generator's point of view: its draws are its own.
+        on_snapshot: called before the checkpoint of its step is written, so that no snapshot is lost.
         progress: whether to show a bar, in the first process.
 
     Raises:
@@ -143,12 +143,13 @@ def train_images(
         checkpoints.sweep()
     passes = _Passes(devices.setup_module(network), images, objective, settings, devices, micro_batch)
     bar = tqdm(total=settings.steps, initial=len(losses), unit="step", disable=not (progress and first))
+    stop = False
     with bar, _termination() as asked:
         for step in range(len(losses), settings.steps):
             loss, stop = passes.step(step, asked.is_set)
             if not math.isfinite(loss):
                 raise NumericalError(
-                    f"training: the loss is {loss} at step {step + 1}; see {folder} for what is before"
+                    f"training: the loss is {loss} at step {step + 1}; {folder} keeps the last checkpoint"
                 )
             norm = optimiser.step(settings.rate(step), settings.clip)
             if not math.isfinite(norm):
@@ -166,7 +167,7 @@ def train_images(
                 devices.barrier()
             if stop:
                 break
-    if len(losses) < settings.steps:
+    if stop or asked.is_set():
         signal.raise_signal(signal.SIGTERM)
         raise SystemExit(128 + signal.SIGTERM)  # where the signal was ignored
     return Trained(optimiser.averaged(network), torch.tensor(losses, dtype=torch.float64))

@@ -108,7 +108,7 @@ def flow(
     with torch.inference_mode(False), torch.no_grad():  # the divergence needs autograd, whatever mode the caller is in
         eta = None
         if divergence == "hutchinson":
-            eta = rademacher(x, count, generator) if given is None else given.to(x)
+            eta = rademacher(x, count, generator) if given is None else given.to(x, copy=True)
         return _solve(model, x.clone(), rtol, atol, eta, first, max_steps)
 
 

@@ -107,7 +107,8 @@ def load(model: Path | None, mixture: Path | None, dimension: int) -> Model:
     else:
         assert model is not None
         trained, settings = saved.load(model)
-        trained.network.double()  # type: ignore[union-attr]
+        assert isinstance(trained.network, torch.nn.Module)
+        trained.network.double()
         found, chosen = settings.dimension, trained
     if found != dimension:
         raise InputError(f"{model or mixture}: has {found} dimensions, the points have {dimension} columns")

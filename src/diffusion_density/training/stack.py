@@ -142,10 +142,10 @@ class _Adam:
     @torch.no_grad()
     def step(self) -> None:
         """Update the parameters by their gradients, and drop these."""
-        gradients = [value.grad for value in self.parameters]
+        gradients = [value.grad for value in self.parameters if value.grad is not None]
         adam(
             self.parameters,
-            gradients,  # type: ignore[arg-type]
+            gradients,
             self.first,
             self.second,
             [],

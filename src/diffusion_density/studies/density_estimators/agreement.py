@@ -44,9 +44,9 @@ def measure(agreement: Agreement, run: TrainingRun, dataset: Path, models: Path,
         generator = torch.Generator().manual_seed(1_000 + index)
         if place.seed == run.seeds[0]:
             table = _points(model, mixture, agreement, generator)
-            tables.append(table.assign(**place.columns()))  # type: ignore[arg-type]
+            tables.append(table.assign(**place.columns()))
         for side, kl in _identity(model, mixture, agreement.identity_draws, generator).items():
-            sides.append(place.columns() | {"side": side, "kl_nats": kl.value, "kl_stderr_nats": kl.stderr})
+            sides.append({**place.columns(), "side": side, "kl_nats": kl.value, "kl_stderr_nats": kl.stderr})
     artifacts.write_csv(points, pd.concat(tables))
     artifacts.write_csv(identity, pd.DataFrame(sides))
 

@@ -29,10 +29,15 @@ class Place:
     mixture: int
     seed: int
 
-    def columns(self) -> dict[str, object]:
+    def columns(self) -> dict[str, str | bool | int]:
         """The columns that name it in a table."""
-        arm = {"prediction": self.arm.prediction, "weighting": self.arm.weighting, "skip": self.arm.skip}
-        return arm | {"mixture": self.mixture, "seed": self.seed}
+        return {
+            "prediction": self.arm.prediction,
+            "weighting": self.arm.weighting,
+            "skip": self.arm.skip,
+            "mixture": self.mixture,
+            "seed": self.seed,
+        }
 
 
 def places(run: TrainingRun) -> list[Place]:

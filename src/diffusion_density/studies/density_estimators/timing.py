@@ -7,6 +7,7 @@ error is that against the estimator's own limit (a double-precision solve at a t
 which is unbiased for its limit, its standard error).
 """
 
+import copy
 import time
 from collections.abc import Callable
 from functools import partial
@@ -55,11 +56,7 @@ def measure(timing: Timing, run: TrainingRun, dataset: Path, models: Path, secon
 def _double(model: DiffusionModel) -> Model:
     """The model evaluated in double precision, so that rounding does not stop a fine solve."""
     assert isinstance(model.network, torch.nn.Module)
-    index = {name: value.double() for name, value in model.network.state_dict().items()}
-
-    def network(x: Tensor, s: Tensor) -> Tensor:
-        return torch.func.functional_call(model.network, index, (x, s))  # type: ignore[arg-type]
-
+    network = copy.deepcopy(model.network).double()
     return DiffusionModel(network, model.schedule, model.prediction, model.prior)
 
 

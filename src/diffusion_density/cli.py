@@ -19,8 +19,9 @@ from pydantic import ValidationError
 from diffusion_density import artifacts, config
 from diffusion_density.errors import InputError, NumericalError
 from diffusion_density.provenance import recording
-from diffusion_density.studies.density_estimators.verbs import Threads
 from diffusion_density.studies.density_estimators.verbs import verbs as density_estimators
+from diffusion_density.studies.job import Threads
+from diffusion_density.studies.max_likelihood.verbs import verbs as max_likelihood
 
 app = typer.Typer(
     help="Log densities of diffusion models.",
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(density_estimators, name="density-estimators")
+app.add_typer(max_likelihood, name="max-likelihood")
 
 
 def main() -> None:
@@ -122,7 +124,7 @@ def sample(
 
 @app.command()
 def figure(
-    study: Literal["density_estimators"],
+    study: Literal["density_estimators", "max_likelihood"],
     name: str,
     tables: Annotated[Path, typer.Option(help="Folder of the study's tables.")],
     out: Annotated[Path, typer.Option(help="The .svg to write; a .png goes beside it.")],

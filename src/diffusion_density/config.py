@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from diffusion_density.data.catalogue import check_name, slug
 from diffusion_density.errors import InputError
 from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes, TrainingRun
+from diffusion_density.studies.max_likelihood.sizes import MaxLikelihoodSizes
 
 ScaleName = Literal["smoke", "desk", "paper"]
 Model = TypeVar("Model", bound=BaseModel)
@@ -28,6 +30,19 @@ def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
+def _known(name: str) -> str:
+    try:
+        return check_name(name)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+def _one_slug_each(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len({slug(name) for name in names}) < len(names):
+        raise ValueError("holds two image sets of the same name")
+    return names
+
+
 class Config(BaseModel):
     """The file ``config.yaml``."""
 
@@ -37,6 +52,14 @@ class Config(BaseModel):
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1), AfterValidator(_distinct)
     ] = Field(default=(0, 1, 2), description="one repetition of every training each")
+    datasets: Annotated[tuple[Annotated[str, AfterValidator(_known)], ...], AfterValidator(_one_slug_each)] = Field(
+        default=("photos32", "cifar10"), description="image sets to train on, beside digits"
+    )
+    data_dir: Path = Field(default=Path("data"), description="where archives of images are")
+    devices: Annotated[int, Field(ge=1)] = Field(default=1, description="GPUs of one training job, at paper scale")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of convolutions in training; auto is bfloat16 where the device multiplies in it"
+    )
 
 
 class Scale(BaseModel):
@@ -45,6 +68,7 @@ class Scale(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, title="workflow/scales/<scale>.yaml")
 
     density_estimators: DensityEstimatorsSizes
+    max_likelihood: MaxLikelihoodSizes
 
     @model_validator(mode="after")
     def _default_throws_are_trained(self) -> "Scale":

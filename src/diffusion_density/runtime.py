@@ -30,6 +30,18 @@ def configure(threads: int, precision: str = "medium") -> None:
         _keep_memory()
 
 
+def use_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether convolutions should be computed in bfloat16: ``auto`` says so where the device multiplies in it.
+
+    Processors without such instructions emulate them, many times slower than float32.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def matmul_error() -> float:
     """Relative root-mean-square error of a float32 matrix product under the present settings."""
     generator = torch.Generator().manual_seed(0)

@@ -13,7 +13,7 @@ except InputError as error:
     sys.exit(f"error: {error}")
 
 # Jobs run in the environment that runs Snakemake, also where nobody activated it.
-shell.prefix(f"export PATH={Path(sys.executable).parent}:$PATH; ")
+shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH; ")
 
 
 wildcard_constraints:

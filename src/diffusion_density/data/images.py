@@ -18,7 +18,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.resources import files as package_files
 from pathlib import Path
 
 import numpy as np
@@ -28,44 +28,9 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_density.data.archives import Archive, arrays_of, npz_in_zip, obtain, png_in_tar, sha256_of, tar_members
+from diffusion_density.data.catalogue import CIFAR10, IMAGENET32, check_name, files
 from diffusion_density.errors import InputError
 
-CIFAR10 = Archive(
-    "cifar-10-binary.tar.gz",
-    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-    size=170_052_171,
-    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-)
-IMAGENET_LOGIN = "https://image-net.org/data/downsample/ (after a login there)"
-IMAGENET_DEAD = "a copy of your own (the original links are dead)"
-IMAGENET32 = {
-    "new": (
-        Archive(
-            "Imagenet32_train_npz.zip",
-            sha256="94226337ecc1b0309d9fcd0167127aaadc931587035fbcb53925235edbaec4fc",
-            size=3_580_435_279,
-            source=IMAGENET_LOGIN,
-        ),
-        Archive(
-            "Imagenet32_val_npz.zip",
-            sha256="013990e6dec1237dcd1f9beadbab81ead6604cc119af5cacbfb59ae28148377a",
-            size=139_697_668,
-            source=IMAGENET_LOGIN,
-        ),
-    ),
-    "old": (
-        Archive(
-            "train_32x32.tar",
-            sha256="244a323d48f8d72f65ad8b54658c01fed68d2d7bdc77ccb43da58c11e94224e5",
-            source=IMAGENET_DEAD,
-        ),
-        Archive(
-            "valid_32x32.tar",
-            sha256="862e559462b24cf736212a19f6b0d47b55c2dc8ebdaa95ccecfe71260124c8f7",
-            source=IMAGENET_DEAD,
-        ),
-    ),
-}
 IMAGENET_TERMS = "non-commercial research; images may not be redistributed (image-net.org terms of access)"
 
 TRAIN_PHOTOS = (
@@ -127,7 +92,7 @@ def load(name: str, data_dir: Path, *, download: bool = True, timeout: float = 1
         UnavailableError: a needed archive is absent and could not be fetched; the line says how to get it.
         InputError: unknown name, or a file that is truncated, tampered with, or not of the expected content.
     """
-    match name:
+    match check_name(name):
         case "digits":
             return _digits()
         case "photos32":
@@ -136,9 +101,7 @@ def load(name: str, data_dir: Path, *, download: bool = True, timeout: float = 1
             return cifar10(data_dir, download=download, timeout=timeout, progress=progress)
         case "imagenet32" | "imagenet32-old":
             return imagenet32(data_dir, "old" if name.endswith("-old") else "new")
-    if name.startswith("npz:"):
-        return _npz(Path(name.removeprefix("npz:")))
-    raise InputError(f"no image set '{name}': know digits, photos32, cifar10, imagenet32, imagenet32-old and npz:PATH")
+    return _npz(files(name, data_dir)[0])
 
 
 def _digits() -> ImageSet:
@@ -183,7 +146,7 @@ def _photos32() -> ImageSet:
 
 def _crops(package: str, path: str, stride: int, size: int = 32) -> UInt8[Tensor, "n 3 32 32"]:
     """All 32×32 windows, `stride` pixels apart, of a photograph halved by a 2×2 box."""
-    file = files(package).joinpath(path)
+    file = package_files(package).joinpath(path)
     if not file.is_file():
         raise InputError(f"photos32: this {package} does not ship {path}; install a version whose wheel does")
     with file.open("rb") as stream:

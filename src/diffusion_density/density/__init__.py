@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from diffusion_density.density.bits import bits_per_dim
     from diffusion_density.density.bound import BoundTerms, bound_terms
     from diffusion_density.density.flow import flow
+    from diffusion_density.density.formula import formula
     from diffusion_density.density.path_integral import path_integral
     from diffusion_density.density.result import LogDensity
 
-__all__ = ["BoundTerms", "LogDensity", "bits_per_dim", "bound_terms", "flow", "path_integral"]
+__all__ = ["BoundTerms", "LogDensity", "bits_per_dim", "bound_terms", "flow", "formula", "path_integral"]
 
 export(
     __name__,
@@ -21,6 +22,7 @@ export(
         "bits_per_dim": "bits:bits_per_dim",
         "bound_terms": "bound:bound_terms",
         "flow": "flow:flow",
+        "formula": "formula:formula",
         "path_integral": "path_integral:path_integral",
     },
 )

@@ -17,9 +17,14 @@ COLOURS = {  # of Okabe and Ito's palette
     "entropy": "#0072B2",
     "score": "#D55E00",
     "noise": "#009E73",
+    "velocity": "#E69F00",
     "skip": "#000000",
     "flow": "#CC79A7",
     "path_integral": "#0072B2",
+    "bound": "#0072B2",
+    "uniform": "#D55E00",
+    "truncated_normal": "#009E73",
+    "variational": "#56B4E9",
 }
 GREY = "0.45"
 _STYLE: dict[Any, Any] = {

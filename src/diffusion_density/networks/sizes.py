@@ -1,16 +1,46 @@
 """Sizes of the networks, as typed configuration: no torch is needed to check them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Count = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
 
-class MLPSize(BaseModel):
-    """The sizes of `networks.mlp.MLP`; see there."""
 
+class _Size(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    widths: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
+
+class MLPSize(_Size):
+    """The sizes of `networks.mlp.MLP`; see there."""
+
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)]
     frequencies: Annotated[int, Field(ge=0)]
-    time_frequencies: Annotated[int, Field(gt=0)]
+    time_frequencies: Count
     frequency_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SmallUNetSize(_Size):
+    """The sizes of `networks.unet.SmallUNet`; see there."""
+
+    kind: Literal["small"]
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)]
+    blocks: Count = 1
+    patch: Count = 2
+    contrasts: Count = 24
+    time_width: Count = 128
+    dropout: Probability = 0.0
+
+
+class FullResolutionUNetSize(_Size):
+    """The sizes of `networks.unet.FullResolutionUNet`; see there."""
+
+    kind: Literal["full_resolution"]
+    width: Annotated[int, Field(ge=64, multiple_of=32)] = 128
+    depth: Count = 32
+    dropout: Probability = 0.1
+    attention: Literal["middle", "all"] = "middle"
+
+
+UNetSize = Annotated[SmallUNetSize | FullResolutionUNetSize, Field(discriminator="kind")]

@@ -4,6 +4,7 @@ Starting a job on many devices is lightning-fabric's business: under SLURM or to
 it, elsewhere it starts the command again once per device. It takes two seconds to import, which one device spares.
 """
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, cast, runtime_checkable
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_density.errors import InputError
+
+_LOG = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -93,3 +96,27 @@ def open_devices(accelerator: str = "cpu", devices: int = 1, nodes: int = 1) -> 
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy="ddp")
     fabric.launch()
     return cast(Devices, fabric)
+
+
+def available(gpus: int) -> int:
+    """How many of the GPUs that a job may use are there: all, or none, which a warning says.
+
+    Raises:
+        InputError: if there are some, but fewer.
+    """
+    found = torch.cuda.device_count()
+    if 0 < found < gpus:
+        raise InputError(f"devices: {gpus} GPUs are asked for and {found} are here")
+    if gpus and not found:
+        _LOG.warning("this job may use %d GPUs and there are none: it runs on the processor", gpus)
+    return min(gpus, found)
+
+
+def open_available(gpus: int) -> Devices:
+    """The GPUs that a job may use, or the processor where there are none.
+
+    Raises:
+        InputError: if there are some, but fewer.
+    """
+    count = available(gpus)
+    return open_devices("cuda", count) if count else OneDevice("cpu")

@@ -3,32 +3,27 @@
 Sizes arrive as JSON of the classes in `sizes`. The study's modules, and torch with them, are imported inside the verbs.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 
 from diffusion_density.config import parse
-from diffusion_density.provenance import recording
 from diffusion_density.studies.density_estimators.sizes import Agreement, Dataset, Evaluation, Timing, TrainingRun
+from diffusion_density.studies.job import Out, Threads, job
 
 verbs = typer.Typer(help='Paper A, "Diffusion Density Estimators": what its workflow rules call.', no_args_is_help=True)
 
 Run = Annotated[str, typer.Option(help="JSON of the training run.")]
 DatasetFile = Annotated[Path, typer.Option(help="What `dataset` wrote.")]
 ModelsFile = Annotated[Path, typer.Option(help="What `train` wrote.")]
-Out = Annotated[Path, typer.Option(help="The file to write.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
 
 
 @verbs.command()
 def dataset(spec: Annotated[str, typer.Option(help="JSON of the data set.")], out: Out, threads: Threads = 1) -> None:
     """Draw the random mixtures of one dimension and their training points."""
     settings = parse(Dataset, spec, "--spec")
-    with _job([out], {"dataset": settings}, threads=threads):
+    with job([out], {"dataset": settings}, threads=threads):
         from diffusion_density.studies.density_estimators.dataset import prepare
 
         prepare(settings, out)
@@ -38,7 +33,7 @@ def dataset(spec: Annotated[str, typer.Option(help="JSON of the data set.")], ou
 def train(spec: Run, dataset: DatasetFile, out: Out, threads: Threads = 1) -> None:
     """Train the networks of one run."""
     run = parse(TrainingRun, spec, "--spec")
-    with _job([out], {"run": run}, run.seeds, threads):
+    with job([out], {"run": run}, run.seeds, threads):
         from diffusion_density.studies.density_estimators.train import train
 
         train(run, dataset, out)
@@ -56,7 +51,7 @@ def evaluate(
 ) -> None:
     """Measure KL, entropy and score errors of the networks of the run NAME."""
     run, sizes = parse(TrainingRun, spec, "--spec"), parse(Evaluation, evaluation, "--evaluation")
-    with _job([out], {"name": name, "run": run, "evaluation": sizes}, run.seeds, threads):
+    with job([out], {"name": name, "run": run, "evaluation": sizes}, run.seeds, threads):
         from diffusion_density.studies.density_estimators.evaluate import evaluate
 
         evaluate(name, run, sizes, dataset, models, out)
@@ -74,7 +69,7 @@ def timing(
 ) -> None:
     """Time both estimators, sample by sample and batched, on the networks of one run."""
     run, sizes = parse(TrainingRun, spec, "--spec"), parse(Timing, timing, "--timing")
-    with _job([seconds, tradeoff], {"run": run, "timing": sizes}, run.seeds, threads):
+    with job([seconds, tradeoff], {"run": run, "timing": sizes}, run.seeds, threads):
         from diffusion_density.studies.density_estimators.timing import measure
 
         measure(sizes, run, dataset, models, seconds, tradeoff)
@@ -92,25 +87,7 @@ def agreement(
 ) -> None:
     """Compare both estimators with each other and with the truth, and the three sides of the KL identity."""
     run, sizes = parse(TrainingRun, spec, "--spec"), parse(Agreement, agreement, "--agreement")
-    with _job([points, identity], {"run": run, "agreement": sizes}, run.seeds, threads):
+    with job([points, identity], {"run": run, "agreement": sizes}, run.seeds, threads):
         from diffusion_density.studies.density_estimators.agreement import measure
 
         measure(sizes, run, dataset, models, points, identity)
-
-
-@contextmanager
-def _job(
-    outputs: Sequence[Path],
-    settings: dict[str, str | BaseModel],
-    seeds: Sequence[int] = (),
-    threads: int = 1,
-) -> Iterator[None]:
-    """Prepare torch, and record the outputs' provenance."""
-    from diffusion_density.runtime import configure
-
-    configure(threads)
-    plain = {
-        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in settings.items()
-    }
-    with recording(outputs, settings=plain, seeds=seeds):
-        yield

@@ -1,0 +1,153 @@
+r"""Samples of the probability-flow ODE by an adaptive solver: the map from the prior to the data.
+
+From z ~ N(0, v I), the model's prior at s_max,
+
+.. math:: \frac{dx}{ds} = v(x, s), \qquad x(s_{max}) = z, \qquad \text{sample} = x(s_{start})
+
+(paper A, section 3; Song et al. 2021, section 4.3). This is the flow whose density ``density.flow`` gives, solved the
+other way by the same solver: torchdiffeq's dopri5 with the error norm of the *worst* sample. The solver's time is −s,
+or λ for a schedule whose drift jumps along s. Its first trial step is a hundredth of the way: near the prior the field
+nearly vanishes, and a first step chosen from it can cover most of the way with an error that goes unseen.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchdiffeq import odeint
+
+from diffusion_density.broadcasting import flat
+from diffusion_density.errors import InputError
+from diffusion_density.model import GaussianPrior, Model
+
+FIRST_STEP = 0.01  # of the way
+
+
+@dataclass(frozen=True)
+class FlowSamples:
+    """Samples and what they cost.
+
+    Attributes:
+        x: (N, *) samples at ``schedule.s_start``; NaN where ``status`` is not 0.
+        network_evaluations: (N,) passes of each sample through the network; those of one chunk share their steps.
+        calls: of the network, over all chunks.
+        status: (N,) 0 where all went well, else a key of ``density.result.STATUS``.
+    """
+
+    x: Float[Tensor, "n *event"]
+    network_evaluations: Int[Tensor, " n"]
+    calls: int
+    status: Int[Tensor, " n"]
+
+
+class _Field:
+    """The field along the solver's time, which grows from noise to data; counts its calls, freezes failed samples."""
+
+    def __init__(self, model: Model, shape: torch.Size, failed: Tensor, end: Tensor) -> None:
+        self.model = model
+        self.shape = shape
+        self.failed = failed
+        self.end = end
+        self.calls = 0
+        self.inside = False
+
+    def __call__(self, time: Tensor, state: Tensor) -> Tensor:
+        self.calls += 1
+        self.inside = True
+        schedule = self.model.schedule
+        time = time.clamp(max=self.end)  # rounding to the state's precision may reach beyond the model's times
+        s = -time if schedule.smooth else schedule.inverse(time)
+        field = -flat(self.model.flow_drift(state.reshape(self.shape), s))
+        if not schedule.smooth:  # ds/dλ = −σ²/g²
+            field = field * (schedule.sigma(s).square() / schedule.diffusion(s)).to(field)
+        self.failed |= ~field.isfinite().all(1)
+        self.inside = False
+        return field.masked_fill(self.failed[:, None], 0.0)
+
+
+def sample_flow(
+    model: Model,
+    n: int,
+    event: tuple[int, ...],
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    generator: torch.Generator,
+    chunk: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    max_steps: int = 10_000,
+) -> FlowSamples:
+    """Draw n samples of shape ``event`` from the flow of a model with a Gaussian prior.
+
+    Args:
+        model: the score and its schedule.
+        n: how many.
+        event: the shape of one sample.
+        rtol: relative tolerance of dopri5; at least 1e-6 in single precision.
+        atol: absolute tolerance, likewise.
+        generator: draws the prior's sample, all of it before the first solve; its device is the samples'.
+        chunk: samples solved together, all by default. It changes them within the tolerance only.
+        dtype: of the samples and of the solve.
+        max_steps: the solver gives up on a chunk after this many.
+
+    Returns:
+        FlowSamples. A sample whose field was not finite, and all of a chunk where the solver stopped early, are NaN
+        with their status.
+
+    Raises:
+        InputError: for settings out of range, or a prior that can't be drawn from.
+    """
+    if min(n, max_steps) < 1 or (chunk is not None and chunk < 1):
+        raise InputError(f"sample_flow: n, chunk and max_steps must be at least 1, got {n}, {chunk} and {max_steps}")
+    if not (rtol > 0 and atol > 0):
+        raise InputError(f"sample_flow: tolerances must be positive, got rtol={rtol} and atol={atol}")
+    if dtype != torch.float64 and min(rtol, atol) < 1e-6:
+        raise InputError("sample_flow: tolerances below 1e-6 need double precision")
+    if not isinstance(model.prior, GaussianPrior):
+        raise InputError("sample_flow: the model's prior is not Gaussian; its samples can't be drawn here")
+    z = model.prior.variance**0.5 * torch.randn(n, *event, generator=generator, dtype=dtype, device=generator.device)
+    solved = [_solve(model, part, rtol, atol, max_steps) for part in z.split(chunk or n)]
+    return FlowSamples(
+        x=torch.cat([part.x for part in solved]),
+        network_evaluations=torch.cat([part.network_evaluations for part in solved]),
+        calls=sum(part.calls for part in solved),
+        status=torch.cat([part.status for part in solved]),
+    )
+
+
+def _solve(model: Model, z: Tensor, rtol: float, atol: float, max_steps: int) -> FlowSamples:
+    """One chunk from its prior sample (B, *), with checked settings."""
+    times = torch.tensor([model.schedule.s_max, model.schedule.s_start], dtype=torch.float64, device=z.device)
+    times = -times if model.schedule.smooth else model.schedule.log_snr(times)
+    failed = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+    field = _Field(model, z.shape, failed, times[1])
+    state = flat(z)
+    # without step_t the last step would go beyond the end and be interpolated
+    options = {
+        "norm": _norm,
+        "max_num_steps": max_steps,
+        "dtype": torch.float64,
+        "first_step": FIRST_STEP * (times[1] - times[0]),
+        "step_t": times[1:],
+    }
+    stopped = False
+    try:
+        with torch.no_grad():
+            end = odeint(field, state, times, rtol=rtol, atol=atol, method="dopri5", options=options)[-1]
+    except AssertionError:  # torchdiffeq's way to say: too many steps, or a step too small to matter
+        if field.inside:  # the network's own
+            raise
+        end, stopped = torch.full_like(state, torch.nan), True
+    status = failed.long() if not stopped else torch.where(failed, 1, 2)
+    return FlowSamples(
+        x=end.masked_fill((status > 0)[:, None], torch.nan).reshape(z.shape),
+        network_evaluations=torch.full_like(status, field.calls),
+        calls=field.calls,
+        status=status,
+    )
+
+
+def _norm(state: Tensor) -> Tensor:
+    """The worst sample's root mean square."""
+    return state.square().mean(1).sqrt().max()

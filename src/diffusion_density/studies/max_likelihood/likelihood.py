@@ -1,0 +1,127 @@
+"""Bits per dimension of trained networks, image by image, by both estimators and under every dequantization.
+
+Every test uses the same random numbers for one image, whatever the network: differences between networks, and between
+dequantizations of one network, have far less noise than the values.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from diffusion_density import artifacts
+from diffusion_density.data.images import ImageSet
+from diffusion_density.density.bits import bits_per_dim
+from diffusion_density.density.bound import ROWS
+from diffusion_density.density.dequantization import Scheme, start_gamma
+from diffusion_density.density.result import LogDensity
+from diffusion_density.model import DiffusionModel
+from diffusion_density.studies.max_likelihood.models import columns, last, load
+from diffusion_density.studies.max_likelihood.sizes import Evaluation, Run
+
+_SEED = 20230506  # of dequantization, probes and throws, which all networks share
+
+
+@dataclass(frozen=True)
+class Test:
+    """One way to get at the probability of an image."""
+
+    estimator: str
+    images: int
+    scheme: Scheme = "truncated_normal"
+    late: bool = False
+    draws: int = 1
+
+    @property
+    def columns(self) -> dict[str, str | int | bool]:
+        """What names it in a table."""
+        return {
+            "estimator": self.estimator,
+            "dequantization": self.scheme,
+            "late_start": self.late,
+            "draws": self.draws,
+        }
+
+
+def tests(evaluation: Evaluation) -> list[Test]:
+    """Both estimators on all images, and on some of them the flow under every other dequantization.
+
+    Uniform dequantization is tried where the others start and, as in the paper, later (``start_gamma``).
+    """
+    count, some = evaluation.likelihood.images, evaluation.dequantized
+    chosen = [Test("bound", count, "variational"), Test("flow", count)]
+    if some:
+        chosen += [
+            Test("flow", some, "uniform"),
+            Test("flow", some, "uniform", late=True),
+            Test("flow", some, "variational"),
+            Test("flow", some, "truncated_normal", draws=evaluation.draws),
+        ]
+    return chosen
+
+
+def evaluate(
+    name: str, run: Run, evaluation: Evaluation, images: ImageSet, models: Path, out: Path, *, device: str
+) -> None:
+    """Measure what the networks of a run ended with, and write one row an image and test.
+
+    Raises:
+        InputError: if the networks are of another run.
+    """
+    found = load(models, run, images, device)
+    keys = sorted(found) if run.equal_compute else [(seed, last(found, seed)[0]) for seed in run.seeds]
+    chosen = tests(evaluation)
+    rows: list[dict[str, Any]] = []
+    total = len(keys) * sum(min(test.images, len(images.test)) * test.draws for test in chosen)
+    with tqdm(total=total, desc=name, unit="image", mininterval=1) as bar:
+        for seed, step in keys:
+            for test in chosen:
+                first = 0
+                for result in _results(found[seed, step], images, test, evaluation, device):
+                    common = {"dataset": images.name, **columns(name, run, seed, step), **test.columns}
+                    rows += [common | row for row in _rows(result, first)]
+                    first += len(result.value)
+                    bar.update(len(result.value) * test.draws)
+    artifacts.write_csv(out, pd.DataFrame(rows))
+
+
+def _results(
+    model: DiffusionModel, images: ImageSet, test: Test, evaluation: Evaluation, device: str
+) -> Iterator[LogDensity]:
+    """Some images at a time; their random numbers follow one another in one stream."""
+    generator = torch.Generator().manual_seed(_SEED)
+    settings = evaluation.likelihood
+    options: dict[str, Any] = {"levels": images.levels, "estimator": test.estimator, "generator": generator}
+    if test.estimator == "bound":
+        options["throws"] = settings.throws
+    else:
+        gamma = start_gamma(images.levels, "uniform") if test.late else start_gamma(images.levels)
+        options |= {
+            "dequantization": test.scheme,
+            "start": float(model.schedule.inverse(torch.tensor(-gamma, dtype=torch.float64))),
+            "rtol": settings.tolerance,
+            "atol": settings.tolerance,
+            "draws": test.draws,
+            "importance_weighted": test.draws > 1,
+        }
+    for part in images.test[: test.images].split(max(1, ROWS // test.draws)):
+        yield bits_per_dim(model, part.to(device), **options)
+
+
+def _rows(result: LogDensity, first: int) -> Iterator[dict[str, Any]]:
+    assert result.status is not None
+    stderr = [None] * len(result.value) if result.stderr is None else result.stderr.tolist()
+    for i, (value, error, status) in enumerate(zip(result.value.tolist(), stderr, result.status.tolist(), strict=True)):
+        yield {
+            "of": result.of,
+            "kind": result.kind,
+            "image": first + i,
+            "bits_per_dim": value,
+            "stderr_bits_per_dim": error,
+            "network_evaluations": result.network_evaluations,
+            "status": status,
+        }

@@ -1,0 +1,94 @@
+"""The networks of paper D: how they are built, kept in one file a run, and read as densities."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_density import artifacts
+from diffusion_density.data.images import ImageSet
+from diffusion_density.density.dequantization import start_gamma
+from diffusion_density.errors import InputError
+from diffusion_density.model import DiffusionModel
+from diffusion_density.networks.build import build_unet
+from diffusion_density.schedules import LogLinear
+from diffusion_density.studies.max_likelihood.sizes import Arm, Run
+from diffusion_density.training.flow_matching import FlowMatching
+
+GAMMA_MAX = 5.0  # sheet D, section 1.1
+
+Key = tuple[int, int]  # seed and step
+
+
+def schedule(arm: Arm, levels: int) -> LogLinear:
+    """The arm's path from the noise that suits the levels; γ from −13.3 to 5 for 256 of them."""
+    return LogLinear(start_gamma(levels), GAMMA_MAX, arm.path)
+
+
+def objective(run: Run, levels: int) -> FlowMatching:
+    """What a run minimises."""
+    return FlowMatching(schedule(run.arm, levels), run.arm.prediction, run.arm.times, run.trace_weight)
+
+
+def build(run: Run, images: ImageSet, seed: int) -> nn.Module:
+    """The untrained network: its seed alone draws the weights, so that arms start alike."""
+    generator = torch.Generator().manual_seed(seed)
+    return build_unet(run.network, images.shape[0], images.levels, generator)
+
+
+def save(path: Path, run: Run, weights: Mapping[Key, Mapping[str, Tensor]], losses: Mapping[int, Tensor]) -> None:
+    """Write the averaged weights of every seed and snapshot, and the losses of every step (nats an image)."""
+    tensors = {f"{seed}/{step}/{name}": value for (seed, step), of in weights.items() for name, value in of.items()}
+    curves = {f"{seed}/losses": values for seed, values in losses.items()}
+    artifacts.write_safetensors(path, tensors | curves, run.model_dump(mode="json"))
+
+
+def load_weights(path: Path, run: Run) -> dict[Key, dict[str, Tensor]]:
+    """The weights of every seed and step, steps rising.
+
+    Raises:
+        InputError: if the file is of another run.
+    """
+    tensors, header = artifacts.read_safetensors(path)
+    if header != run.model_dump(mode="json"):
+        raise InputError(f"{path}: holds the networks of another run; make it anew")
+    weights: dict[Key, dict[str, Tensor]] = {}
+    for key in sorted(tensors):
+        seed, step, *name = key.split("/")
+        if name:
+            weights.setdefault((int(seed), int(step)), {})[name[0]] = tensors[key]
+    return dict(sorted(weights.items()))
+
+
+def load(path: Path, run: Run, images: ImageSet, device: torch.device | str = "cpu") -> dict[Key, DiffusionModel]:
+    """The models of every seed and step, without gradients.
+
+    Raises:
+        InputError: if the file is of another run.
+    """
+    models = {}
+    for key, weights in load_weights(path, run).items():
+        network = build(run, images, key[0]).requires_grad_(False).eval()
+        network.load_state_dict(weights)
+        models[key] = DiffusionModel(network.to(device), schedule(run.arm, images.levels), run.arm.prediction)
+    return models
+
+
+def last(models: Mapping[Key, DiffusionModel], seed: int) -> tuple[int, DiffusionModel]:
+    """The step and the model that a seed ended with."""
+    step = max(step for of, step in models if of == seed)
+    return step, models[seed, step]
+
+
+def columns(name: str, run: Run, seed: int, step: int) -> dict[str, str | int | float]:
+    """The columns that name a network in a table."""
+    return {
+        "run": name,
+        "prediction": run.arm.prediction,
+        "path": run.arm.path,
+        "times": run.arm.times,
+        "trace_weight": run.trace_weight,
+        "seed": seed,
+        "step": step,
+    }

@@ -1,0 +1,247 @@
+"""The verbs of the study ``max_likelihood``: one a workflow rule. They read settings, set up torch and record.
+
+Sizes arrive as JSON of the classes in `sizes`. The study's modules, and torch with them, are imported inside the verbs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from diffusion_density.config import parse
+from diffusion_density.errors import InputError
+from diffusion_density.studies.job import Out, Threads, job
+from diffusion_density.studies.max_likelihood.sizes import Curve, Evaluation, Run, Samples, Strict, Trace, Variance
+
+if TYPE_CHECKING:
+    from diffusion_density.data.images import ImageSet
+
+verbs = typer.Typer(
+    help='Paper D, "Improved Techniques for Maximum Likelihood Estimation for Diffusion ODEs": '
+    "what its workflow rules call.",
+    no_args_is_help=True,
+)
+
+Spec = Annotated[str, typer.Option(help="JSON of the training run.")]
+Specs = Annotated[list[str], typer.Option("--spec", help="JSON of a training run; one for each file of networks.")]
+Models = Annotated[Path, typer.Option(help="What `train` wrote for the run.")]
+ManyModels = Annotated[list[Path], typer.Option("--models", help="What `train` wrote, in the order of the runs.")]
+DataDir = Annotated[Path, typer.Option(help="Where archives of images are.")]
+Gpus = Annotated[int, typer.Option(min=0, help="GPUs to use; 0 is the processor.")]
+
+
+@verbs.command()
+def dataset(
+    name: str,
+    data_dir: DataDir,
+    description: Annotated[Path, typer.Option(help="The description to write (.json).")],
+    coders: Annotated[Path, typer.Option(help="The table of lossless coders to write.")],
+    images: Annotated[int, typer.Option(min=1, help="Test images to code.")],
+) -> None:
+    """Check the image set NAME, describe it, and code its test images without loss."""
+    with job([description, coders], {"name": name, "images": images}):
+        from diffusion_density.studies.max_likelihood.dataset import prepare
+
+        prepare(name, data_dir, images, description, coders)
+
+
+@verbs.command()
+def datasets(
+    descriptions: Annotated[list[Path], typer.Argument(help="What `dataset` wrote.")],
+    out: Out,
+    data_dir: DataDir,
+    absent: Annotated[list[str] | None, typer.Option(help="A set that is not there.")] = None,
+) -> None:
+    """List the image sets that are there, and how to get the others."""
+    with job([out], {"descriptions": [file.name for file in descriptions], "absent": list(absent or [])}):
+        from diffusion_density.studies.max_likelihood.dataset import summarise
+
+        summarise(descriptions, list(absent or []), data_dir, out)
+
+
+@verbs.command()
+def train(
+    name: str,
+    spec: Spec,
+    out: Out,
+    data_dir: DataDir,
+    work: Annotated[Path, typer.Option(help="Folder for checkpoints.")],
+    origin: Annotated[Path | None, typer.Option(help="The networks to go on from.")] = None,
+    origin_spec: Annotated[str | None, typer.Option(help="JSON of their run.")] = None,
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Of convolutions.")] = "float32",
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="Images a device takes at once.")] = None,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
+    gpus: Gpus = 0,
+    threads: Threads = 1,
+) -> None:
+    """Train the networks of the run NAME, going on from its checkpoints if it was stopped."""
+    run = parse(Run, spec, "--spec")
+    if (origin is None) != (run.origin is None) or (origin is None) != (origin_spec is None):
+        raise InputError("train: --origin and --origin-spec belong to a run that goes on from another")
+    start = None if origin is None or origin_spec is None else (origin, parse(Run, origin_spec, "--origin-spec"))
+    with job([out], {"name": name, "run": run, "precision": precision}, run.seeds, threads):
+        from diffusion_density.runtime import use_bfloat16
+        from diffusion_density.studies.max_likelihood.train import train
+        from diffusion_density.training.devices import open_available
+
+        devices = open_available(gpus)
+        train(
+            name,
+            run,
+            _images(run, data_dir),
+            out,
+            work=work,
+            devices=devices,
+            bfloat16=use_bfloat16(precision, devices.device),
+            micro_batch=micro_batch,
+            origin=start,
+            checkpoint_every=checkpoint_every,
+        )
+        if devices.global_rank > 0:  # the first process writes and records
+            raise typer.Exit
+
+
+@verbs.command()
+def curves(
+    names: Annotated[list[str], typer.Argument(help="Runs on one image set.")],
+    specs: Specs,
+    curve: Annotated[str, typer.Option(help="JSON of the measurement's sizes.")],
+    models: ManyModels,
+    out: Out,
+    data_dir: DataDir,
+    gpus: Gpus = 0,
+    threads: Threads = 1,
+) -> None:
+    """Measure the bound along the training of the runs NAMES."""
+    runs, sizes = _runs(names, specs, models), parse(Curve, curve, "--curve")
+    with _examination(runs, sizes, out, threads) as first:
+        from diffusion_density.studies.max_likelihood.curves import measure
+
+        measure(runs, sizes, _images(first, data_dir), out, device=_device(gpus))
+
+
+@verbs.command()
+def likelihood(
+    name: str,
+    spec: Spec,
+    evaluation: Annotated[str, typer.Option(help="JSON of the measurement's sizes.")],
+    models: Models,
+    out: Out,
+    data_dir: DataDir,
+    gpus: Gpus = 0,
+    threads: Threads = 1,
+) -> None:
+    """Measure bits/dim of the run NAME, image by image, by the flow and by the bound."""
+    run, sizes = parse(Run, spec, "--spec"), parse(Evaluation, evaluation, "--evaluation")
+    with job([out], {"name": name, "run": run, "evaluation": sizes}, run.seeds, threads):
+        from diffusion_density.studies.max_likelihood.likelihood import evaluate
+
+        evaluate(name, run, sizes, _images(run, data_dir), models, out, device=_device(gpus))
+
+
+@verbs.command()
+def variance(
+    names: Annotated[list[str], typer.Argument(help="Runs.")],
+    specs: Specs,
+    variance: Annotated[str, typer.Option(help="JSON of the measurement's sizes.")],
+    models: ManyModels,
+    out: Out,
+    data_dir: DataDir,
+    gpus: Gpus = 0,
+    threads: Threads = 1,
+) -> None:
+    """Measure the noise of the loss and of its gradient at the weights of the runs NAMES."""
+    runs, sizes = _runs(names, specs, models), parse(Variance, variance, "--variance")
+    with _examination(runs, sizes, out, threads) as first:
+        from diffusion_density.studies.max_likelihood.variance import measure
+
+        measure(runs, sizes, _images(first, data_dir), out, device=_device(gpus))
+
+
+@verbs.command()
+def trace(
+    names: Annotated[list[str], typer.Argument(help="Runs.")],
+    specs: Specs,
+    trace: Annotated[str, typer.Option(help="JSON of the measurement's sizes.")],
+    models: ManyModels,
+    out: Out,
+    data_dir: DataDir,
+    gpus: Gpus = 0,
+    threads: Threads = 1,
+) -> None:
+    """Measure by how much the traces of the networks of the runs NAMES miss."""
+    runs, sizes = _runs(names, specs, models), parse(Trace, trace, "--trace")
+    with _examination(runs, sizes, out, threads) as first:
+        from diffusion_density.studies.max_likelihood.trace import measure
+
+        measure(runs, sizes, _images(first, data_dir), out, device=_device(gpus))
+
+
+@verbs.command()
+def samples(
+    name: str,
+    spec: Spec,
+    samples: Annotated[str, typer.Option(help="JSON of number and tolerance.")],
+    models: Models,
+    grid: Annotated[Path, typer.Option(help="The file of images to write.")],
+    out: Out,
+    data_dir: DataDir,
+    gpus: Gpus = 0,
+    threads: Threads = 1,
+) -> None:
+    """Draw samples of the flow of the run NAME, and measure their distance to test images."""
+    run, sizes = parse(Run, spec, "--spec"), parse(Samples, samples, "--samples")
+    with job([grid, out], {"name": name, "run": run, "samples": sizes}, run.seeds[:1], threads):
+        from diffusion_density.studies.max_likelihood.samples import draw
+
+        draw(name, run, sizes, _images(run, data_dir), models, grid, out, device=_device(gpus))
+
+
+@verbs.command()
+def gaps(out: Out) -> None:
+    """Compute what each dequantization costs a perfect density."""
+    with job([out], {}):
+        from diffusion_density.studies.max_likelihood.gaps import write
+
+        write(out)
+
+
+@verbs.command()
+def findings(
+    tables: Annotated[Path, typer.Option(help="Folder of the study's tables.")],
+    out: Out,
+) -> None:
+    """Judge the paper's claims: effects with intervals, from the tables."""
+    with job([out], {}):
+        from diffusion_density.studies.max_likelihood.findings import write
+
+        write(tables, out)
+
+
+@contextmanager
+def _examination(runs: dict[str, tuple[Run, Path]], sizes: Strict, out: Path, threads: int) -> Iterator[Run]:
+    """A job that measures several runs on one image set; gives the first."""
+    first = next(iter(runs.values()))[0]
+    settings = {name: run for name, (run, _) in runs.items()} | {"sizes": sizes}
+    with job([out], settings, first.seeds, threads):
+        yield first
+
+
+def _images(run: Run, data_dir: Path) -> "ImageSet":
+    from diffusion_density.data.images import load
+
+    return load(run.dataset, data_dir, download=False)
+
+
+def _device(gpus: int) -> str:
+    from diffusion_density.training.devices import available
+
+    return "cuda" if available(gpus) else "cpu"
+
+
+def _runs(names: list[str], specs: list[str], models: list[Path]) -> dict[str, tuple[Run, Path]]:
+    if not len(names) == len(specs) == len(models):
+        raise InputError(f"{len(names)} runs need as many --spec and --models, not {len(specs)} and {len(models)}")
+    return {name: (parse(Run, spec, "--spec"), file) for name, spec, file in zip(names, specs, models, strict=True)}

@@ -1,0 +1,17 @@
+"""Walking through tables, for code with types: what pandas gives out is anything."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+
+def groups(table: pd.DataFrame, *by: str) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """Each combination of values in some columns (one value of one column), in order, with its rows."""
+    for key, part in table.groupby(list(by), sort=True):
+        yield (key[0] if len(by) == 1 else key), part
+
+
+def records(table: pd.DataFrame) -> Iterator[Any]:
+    """The rows as named tuples."""
+    return iter(table.itertuples(index=False))

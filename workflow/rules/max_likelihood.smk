@@ -1,0 +1,359 @@
+import shlex
+
+
+include: "max_likelihood_common.smk"
+
+
+wildcard_constraints:
+    run="|".join(map(re.escape, [*RUNS, *ML_RUNS])),
+    dataset="|".join(map(re.escape, ML_SETS)),
+    group="|".join(ML_GROUPS),
+
+
+rule max_likelihood:
+    input:
+        expand(
+            "results/{scale}/max_likelihood/figures/{figure}.{kind}",
+            scale=CONFIG.scale,
+            figure=ML_FIGURES,
+            kind=["svg", "png"],
+        ),
+        expand(ml_table("{table}"), scale=CONFIG.scale, table=ML_TABLES),
+
+
+rule max_likelihood_dataset:
+    input:
+        lambda wildcards: catalogue.files(ML_SETS[wildcards.dataset], CONFIG.data_dir),
+    output:
+        description="results/{scale}/max_likelihood/data/{dataset}.json",
+        coders="results/{scale}/max_likelihood/tables/coders/{dataset}.csv",
+    log:
+        "logs/{scale}/max_likelihood/dataset/{dataset}.log",
+    benchmark:
+        "logs/{scale}/max_likelihood/dataset/{dataset}.tsv"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=by_scale(1000, 2000, 8000),
+        runtime=by_scale(5, 10, 120),
+    params:
+        name=lambda wildcards: ML_SETS[wildcards.dataset],
+        data_dir=CONFIG.data_dir,
+        images=ML.likelihood.images,
+        code=sources_hash(f"{ML_MODULE}.dataset"),
+    shell:
+        "python -m diffusion_density max-likelihood dataset {params.name:q}"
+        " --data-dir {params.data_dir:q} --images {params.images}"
+        " --description {output.description} --coders {output.coders} 2>&1 | tee {log}"
+
+
+rule max_likelihood_datasets:
+    input:
+        expand("results/{{scale}}/max_likelihood/data/{dataset}.json", dataset=ML_SETS),
+    output:
+        report(
+            ml_table("datasets"),
+            caption="../report/max_likelihood/datasets.rst",
+            category="D. Improved Techniques for Maximum Likelihood",
+            labels={"figure": "table of image sets, present and absent"},
+        ),
+    log:
+        "logs/{scale}/max_likelihood/datasets.log",
+    benchmark:
+        "logs/{scale}/max_likelihood/datasets.tsv"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=1000,
+        runtime=5,
+    params:
+        data_dir=CONFIG.data_dir,
+        absent=" ".join(f"--absent {shlex.quote(name)}" for name in ML_ABSENT),
+        code=sources_hash(f"{ML_MODULE}.dataset"),
+    shell:
+        "python -m diffusion_density max-likelihood datasets {input} {params.absent}"
+        " --data-dir {params.data_dir:q} --out {output} 2>&1 | tee {log}"
+
+
+rule max_likelihood_train:
+    input:
+        description=ml_description,
+        origin=ml_origin,
+    output:
+        "results/{scale}/max_likelihood/models/{run}.safetensors",
+    log:
+        "logs/{scale}/max_likelihood/train/{run}.log",
+    benchmark:
+        "logs/{scale}/max_likelihood/train/{run}.tsv"
+    priority: ml_priority
+    threads: 4 if CONFIG.scale == "paper" else 1
+    resources:
+        gpu=ml_gpus,
+        mem_mb=by_scale(1500, 3000, 32000),
+        runtime=by_scale(5, 30, 20000),
+    params:
+        spec=ml_spec,
+        origin=ml_origin_options,
+        data_dir=CONFIG.data_dir,
+        precision=CONFIG.precision,
+        work="results/{scale}/max_likelihood/checkpoints",
+        checkpoint_every={"smoke": 2, "desk": 100, "paper": 2000}[CONFIG.scale],
+        code=sources_hash(f"{ML_MODULE}.train"),
+    shell:
+        "python -m diffusion_density max-likelihood train {wildcards.run} --spec {params.spec:q} {params.origin}"
+        " --data-dir {params.data_dir:q} --work {params.work} --checkpoint-every {params.checkpoint_every}"
+        " --precision {params.precision} --gpus {resources.gpu} --out {output}"
+        " --threads {threads} 2>&1 | tee {log}"
+
+
+rule max_likelihood_curves:
+    input:
+        models=ml_group_models,
+    output:
+        "results/{scale}/max_likelihood/tables/curves/{group}.csv",
+    log:
+        "logs/{scale}/max_likelihood/curves/{group}.log",
+    benchmark:
+        "logs/{scale}/max_likelihood/curves/{group}.tsv"
+    threads: 1
+    resources:
+        gpu=1 if CONFIG.scale == "paper" else 0,
+        mem_mb=by_scale(1500, 3000, 16000),
+        runtime=by_scale(5, 20, 600),
+    params:
+        runs=ml_group_options,
+        curve=ML.curve.model_dump_json(),
+        data_dir=CONFIG.data_dir,
+        code=sources_hash(f"{ML_MODULE}.curves"),
+    shell:
+        "python -m diffusion_density max-likelihood curves {params.runs}"
+        " --curve {params.curve:q} --data-dir {params.data_dir:q}"
+        " --gpus {resources.gpu} --out {output} --threads {threads} 2>&1 | tee {log}"
+
+
+rule max_likelihood_likelihood:
+    input:
+        models=rules.max_likelihood_train.output[0],
+        description=ml_description,
+    output:
+        "results/{scale}/max_likelihood/tables/likelihood/{run}.csv",
+    log:
+        "logs/{scale}/max_likelihood/likelihood/{run}.log",
+    benchmark:
+        "logs/{scale}/max_likelihood/likelihood/{run}.tsv"
+    priority: ml_priority
+    threads: 1
+    resources:
+        gpu=1 if CONFIG.scale == "paper" else 0,
+        mem_mb=by_scale(1500, 3000, 32000),
+        runtime=by_scale(5, 30, 2000),
+    params:
+        spec=ml_spec,
+        evaluation=lambda wildcards: ML_EVALUATIONS[wildcards.run].model_dump_json(),
+        data_dir=CONFIG.data_dir,
+        code=sources_hash(f"{ML_MODULE}.likelihood"),
+    shell:
+        "python -m diffusion_density max-likelihood likelihood {wildcards.run} --spec {params.spec:q}"
+        " --evaluation {params.evaluation:q} --models {input.models} --data-dir {params.data_dir:q}"
+        " --gpus {resources.gpu} --out {output} --threads {threads} 2>&1 | tee {log}"
+
+
+rule max_likelihood_samples:
+    input:
+        models=rules.max_likelihood_train.output[0],
+        description=ml_description,
+    output:
+        grid="results/{scale}/max_likelihood/samples/{run}.safetensors",
+        table="results/{scale}/max_likelihood/tables/samples/{run}.csv",
+    log:
+        "logs/{scale}/max_likelihood/samples/{run}.log",
+    benchmark:
+        "logs/{scale}/max_likelihood/samples/{run}.tsv"
+    threads: 1
+    resources:
+        gpu=1 if CONFIG.scale == "paper" else 0,
+        mem_mb=by_scale(1500, 3000, 16000),
+        runtime=by_scale(5, 20, 600),
+    params:
+        spec=ml_spec,
+        samples=ML.samples.model_dump_json(),
+        data_dir=CONFIG.data_dir,
+        code=sources_hash(f"{ML_MODULE}.samples"),
+    shell:
+        "python -m diffusion_density max-likelihood samples {wildcards.run} --spec {params.spec:q}"
+        " --samples {params.samples:q} --models {input.models} --data-dir {params.data_dir:q}"
+        " --grid {output.grid} --gpus {resources.gpu} --out {output.table} --threads {threads} 2>&1 | tee {log}"
+
+
+rule max_likelihood_variance:
+    input:
+        models=ml_models(ML_NOISE),
+    output:
+        ml_table("variance"),
+    log:
+        "logs/{scale}/max_likelihood/variance.log",
+    benchmark:
+        "logs/{scale}/max_likelihood/variance.tsv"
+    threads: 1
+    resources:
+        gpu=1 if CONFIG.scale == "paper" else 0,
+        mem_mb=by_scale(1500, 3000, 16000),
+        runtime=by_scale(5, 20, 600),
+    params:
+        runs=ml_options(ML_NOISE),
+        variance=ML.variance.model_dump_json(),
+        data_dir=CONFIG.data_dir,
+        code=sources_hash(f"{ML_MODULE}.variance"),
+    shell:
+        "python -m diffusion_density max-likelihood variance {params.runs}"
+        " --variance {params.variance:q} --data-dir {params.data_dir:q}"
+        " --gpus {resources.gpu} --out {output} --threads {threads} 2>&1 | tee {log}"
+
+
+rule max_likelihood_trace:
+    input:
+        models=ml_models(ML_FINETUNED),
+    output:
+        ml_table("trace"),
+    log:
+        "logs/{scale}/max_likelihood/trace.log",
+    benchmark:
+        "logs/{scale}/max_likelihood/trace.tsv"
+    threads: 1
+    resources:
+        gpu=1 if CONFIG.scale == "paper" else 0,
+        mem_mb=by_scale(1500, 3000, 16000),
+        runtime=by_scale(5, 20, 600),
+    params:
+        runs=ml_options(ML_FINETUNED),
+        trace=ML.trace.model_dump_json(),
+        data_dir=CONFIG.data_dir,
+        code=sources_hash(f"{ML_MODULE}.trace"),
+    shell:
+        "python -m diffusion_density max-likelihood trace {params.runs}"
+        " --trace {params.trace:q} --data-dir {params.data_dir:q}"
+        " --gpus {resources.gpu} --out {output} --threads {threads} 2>&1 | tee {log}"
+
+
+rule max_likelihood_gaps:
+    output:
+        ml_table("gaps"),
+    log:
+        "logs/{scale}/max_likelihood/gaps.log",
+    benchmark:
+        "logs/{scale}/max_likelihood/gaps.tsv"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=1000,
+        runtime=5,
+    params:
+        code=sources_hash(f"{ML_MODULE}.gaps"),
+    shell:
+        "python -m diffusion_density max-likelihood gaps --out {output} 2>&1 | tee {log}"
+
+
+for table, parts in ML_PARTS.items():
+
+    rule:
+        name:
+            f"max_likelihood_table_{table}"
+        input:
+            expand(
+                "results/{{scale}}/max_likelihood/tables/{table}/{part}.csv",
+                table=table,
+                part=parts,
+            ),
+        output:
+            ml_table(table),
+        log:
+            f"logs/{{scale}}/max_likelihood/table/{table}.log",
+        benchmark:
+            f"logs/{{scale}}/max_likelihood/table/{table}.tsv"
+        threads: 1
+        resources:
+            gpu=0,
+            mem_mb=500,
+            runtime=5,
+        shell:
+            "python -m diffusion_density concat {input} --out {output} 2>&1 | tee {log}"
+
+
+rule max_likelihood_findings:
+    input:
+        expand(
+            ml_table("{table}"),
+            table=["curves", "likelihood", "variance", "coders"],
+            allow_missing=True,
+        ),
+    output:
+        report(
+            ml_table("findings"),
+            caption="../report/max_likelihood/findings.rst",
+            category="D. Improved Techniques for Maximum Likelihood",
+            labels={"figure": "table of findings"},
+        ),
+    log:
+        "logs/{scale}/max_likelihood/findings.log",
+    benchmark:
+        "logs/{scale}/max_likelihood/findings.tsv"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=1000,
+        runtime=5,
+    params:
+        tables=lambda wildcards, input: Path(input[0]).parent,
+        code=sources_hash(f"{ML_MODULE}.findings"),
+    shell:
+        "python -m diffusion_density max-likelihood findings"
+        " --tables {params.tables} --out {output} 2>&1 | tee {log}"
+
+
+for figure, tables in ML_FIGURES.items():
+
+    rule:
+        name:
+            f"max_likelihood_figure_{figure}"
+        input:
+            expand(ml_table("{table}"), table=tables, allow_missing=True),
+            (
+                expand(
+                    "results/{{scale}}/max_likelihood/samples/{run}.safetensors",
+                    run=ML_SAMPLED,
+                )
+                if figure == "samples"
+                else []
+            ),
+        output:
+            svg=report(
+                f"results/{{scale}}/max_likelihood/figures/{figure}.svg",
+                caption=f"../report/max_likelihood/{figure}.rst",
+                category="D. Improved Techniques for Maximum Likelihood",
+                labels={"figure": figure.replace("_", " ")},
+            ),
+            png=f"results/{{scale}}/max_likelihood/figures/{figure}.png",
+        log:
+            f"logs/{{scale}}/max_likelihood/figures/{figure}.log",
+        benchmark:
+            f"logs/{{scale}}/max_likelihood/figures/{figure}.tsv"
+        threads: 1
+        resources:
+            gpu=0,
+            mem_mb=1000,
+            runtime=5,
+        params:
+            figure=figure,
+            tables=lambda wildcards, input: Path(input[0]).parent,
+            code=sources_hash("diffusion_density.figures.max_likelihood"),
+        shell:
+            "python -m diffusion_density figure max_likelihood {params.figure}"
+            " --tables {params.tables} --out {output.svg} 2>&1 | tee {log}"
+
+
+localrules:
+    max_likelihood,
+    max_likelihood_table_curves,
+    max_likelihood_table_likelihood,
+    max_likelihood_table_samples,
+    max_likelihood_table_coders,

@@ -29,6 +29,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	touch $@
 
 replicate: $(INSTALLED) ## Run every study and write results/<scale>/report.html
+	diffusion-density fetch
 	diffusion-density alone workflow/Snakefile "snakemake --unlock && exec snakemake --cores $(CORES) $(CONFIG)"
 	snakemake --report results/$(SCALE)/report.html $(CONFIG)
 

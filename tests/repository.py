@@ -1,5 +1,6 @@
 """A copy of the repository in which the real workflow runs."""
 
+import ast
 import os
 import re
 import shutil
@@ -42,10 +43,10 @@ class Repository:
         return done.stdout
 
     def planned(self, *arguments: str) -> set[str]:
-        """What a dry run would do: rules without their prefix, each with its run where it has one."""
+        """What a dry run would do: rules (of paper A without their prefix), each with its run where it has one."""
         text = self.snakemake("-n", *arguments)
         jobs = re.findall(r"rule (?:density_estimators_)?(\w+):\n((?: {4}.*\n)*)", text)
-        runs = ((rule, re.search(r"wildcards: .*\b(?:run|experiment)=([\w-]+)", details)) for rule, details in jobs)
+        runs = ((rule, re.search(r"wildcards: .*\b(?:run|experiment)=([\w.-]+)", details)) for rule, details in jobs)
         return {f"{rule} {run[1]}" if run else rule for rule, run in runs}
 
 
@@ -57,9 +58,10 @@ def copy(target: Path) -> Repository:
     return Repository(target)
 
 
-def figure_tables() -> dict[str, list[str]]:
-    """The tables that the workflow gives to each figure."""
-    text = (ROOT / "workflow" / "rules" / "density_estimators_common.smk").read_text()
-    names: dict[str, dict[str, list[str]]] = {}
-    exec(text[text.index("FIGURES = ") : text.index("TABLES = ")], names)  # noqa: S102 (our own file)
-    return names["FIGURES"]
+def figure_tables(study: str) -> dict[str, list[str]]:
+    """The tables that the workflow gives to each figure of a study."""
+    text = (ROOT / "workflow" / "rules" / f"{study}_common.smk").read_text()
+    found = re.search(r"^\w*FIGURES = (\{.*?^\})", text, re.MULTILINE | re.DOTALL)
+    assert found
+    tables: dict[str, list[str]] = ast.literal_eval(found[1])
+    return tables

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_density import provenance
+from diffusion_density import artifacts, provenance
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ def test_a_record_lies_beside_every_result(tmp_path: Path, monkeypatch: pytest.M
         assert record["result"] == output.name
         assert record["sha256"] == hashlib.sha256(output.name.encode()).hexdigest()
         assert record["settings"] == {"throws": 10}
-        assert record["settings_sha256"] == provenance.settings_hash({"throws": 10})
+        assert record["settings_sha256"] == artifacts.settings_hash({"throws": 10})
         assert record["seeds"] == [1, 2]
         assert record["slurm_job_id"] == "4711"
         assert record["wall_seconds"] >= 0
@@ -42,8 +42,8 @@ def test_a_failed_job_leaves_no_record(tmp_path: Path) -> None:
 
 
 def test_the_settings_hash_ignores_the_order_of_keys_and_nothing_else() -> None:
-    assert provenance.settings_hash({"a": 1, "b": [1, 2]}) == provenance.settings_hash({"b": [1, 2], "a": 1})
-    assert provenance.settings_hash({"a": 1, "b": [1, 2]}) != provenance.settings_hash({"a": 1, "b": [2, 1]})
+    assert artifacts.settings_hash({"a": 1, "b": [1, 2]}) == artifacts.settings_hash({"b": [1, 2], "a": 1})
+    assert artifacts.settings_hash({"a": 1, "b": [1, 2]}) != artifacts.settings_hash({"a": 1, "b": [2, 1]})
 
 
 def test_the_revision_is_that_of_the_source_tree() -> None:

@@ -5,6 +5,7 @@ killed job never sees half a file. Results hold no dates; what belongs to one ex
 ``<result>.provenance.json``, written by `provenance.recording`. Every reader raises `InputError` that names the file.
 """
 
+import hashlib
 import json
 import os
 import secrets
@@ -128,6 +129,12 @@ def read_safetensors(path: Path, names: Sequence[str] = ()) -> "tuple[dict[str, 
     if HEADER_KEY not in header:
         raise InputError(f"{path}: has no header {HEADER_KEY!r}; it was not written by this package")
     return tensors, json.loads(header[HEADER_KEY])
+
+
+def settings_hash(settings: object) -> str:
+    """SHA-256 of the settings as canonical JSON: the order of keys does not matter."""
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -17,6 +17,8 @@ import typer
 from pydantic import ValidationError
 
 from diffusion_density import artifacts, config
+from diffusion_density.data.archives import UnavailableError, obtain
+from diffusion_density.data.catalogue import ARCHIVES, check_name, slug
 from diffusion_density.errors import InputError, NumericalError
 from diffusion_density.provenance import recording
 from diffusion_density.studies.density_estimators.verbs import verbs as density_estimators
@@ -178,6 +180,47 @@ def check_config(
     runs = config.runs(values, config.read_scale(values.scale, scales))
     networks = sum(len(run.arms) * run.mixtures * len(run.seeds) for run in runs.values())
     typer.echo(f"{file}: scale {values.scale}, {len(runs)} training runs of {networks} networks in all")
+
+
+@app.command()
+def plan(
+    file: Annotated[Path, typer.Argument(help="The configuration.")] = config.CONFIG_FILE,
+    scale: Annotated[config.ScaleName | None, typer.Option(help="Instead of the configuration's.")] = None,
+    scales: Annotated[Path, typer.Option(help="Folder of the scale files.")] = config.SCALES,
+) -> None:
+    """Print what training on images will cost: parameters, operations and hours of a GPU, from counted operations."""
+    values = config.read_config(config.read_yaml(file), file=file)
+    sizes = config.read_scale(scale or values.scale, scales).max_likelihood
+    from diffusion_density.studies.max_likelihood.costs import GPU_FLOPS, cost
+
+    typer.echo(f"{'run':36} {'parameters':>12} {'MFLOP/image':>12} {'EFLOP':>10} {'GPU-hours':>10}")
+    total = 0.0
+    for name, run in sizes.runs(values.seeds, {slug(name): name for name in values.datasets}).items():
+        found = cost(run, values.data_dir)
+        total += found.gpu_hours
+        numbers = f"{found.parameters:12,} {found.image_flops / 1e6:12,.1f} {found.total_flops / 1e18:10.4f}"
+        typer.echo(f"{name:36} {numbers} {found.gpu_hours:10.2f}")
+    typer.echo(f"{total:,.1f} GPU-hours in all, at {GPU_FLOPS / 1e12:.0f} TFLOP/s a GPU; evaluation comes on top")
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Image sets; those of the configuration by default.")
+    ] = None,
+    file: Annotated[Path, typer.Option(help="The configuration.")] = config.CONFIG_FILE,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte before giving up.")] = 10.0,
+) -> None:
+    """Download the archives of image sets that have a public address; say how to get the others."""
+    values = config.read_config(config.read_yaml(file), file=file)
+    for name in names or values.datasets:
+        for archive in ARCHIVES.get(check_name(name), ()):
+            try:
+                found = obtain(archive, values.data_dir, timeout=timeout, attempts=1)
+            except UnavailableError as error:
+                typer.echo(f"{name}: absent: {error}", err=True)
+            else:
+                typer.echo(f"{name}: {found}")
 
 
 @app.command(hidden=True)

@@ -1,7 +1,6 @@
 """Where a result came from: code, packages, machine, settings and cost, in a small file beside it."""
 
 import hashlib
-import json
 import os
 import platform
 import re
@@ -17,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-from diffusion_density.artifacts import write_json
+from diffusion_density.artifacts import settings_hash, write_json
 
 DISTRIBUTION = "diffusion-density"
 
@@ -63,12 +62,6 @@ def provenance(*, settings: object, seeds: Sequence[int], wall_seconds: float) -
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def settings_hash(settings: object) -> str:
-    """SHA-256 of the settings as canonical JSON: the order of keys does not matter."""
-    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _file_hash(path: Path) -> str:

@@ -9,7 +9,10 @@ import pytest
 
 from diffusion_density import config
 from diffusion_density.figures.density_estimators import FIGURES
+from diffusion_density.figures.max_likelihood import FIGURES as IMAGE_FIGURES
 from repository import ROOT, Repository, figure_tables
+
+STUDIES = {"density_estimators": FIGURES, "max_likelihood": IMAGE_FIGURES}
 
 
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
@@ -19,13 +22,48 @@ def test_every_scale_resolves(repository: Repository, scale: str) -> None:
     expected = {f"{rule} {run}" for rule in ("train", "evaluate") for run in runs}
     expected |= {f"table {table}" for table in ("throws", "objectives", "samples", "dimensions")}
     expected |= {"dataset", "timing", "agreement", "all", *(f"figure_{figure}" for figure in FIGURES)}
-    assert planned == expected
+    assert {job for job in planned if not job.startswith("max_likelihood")} == expected
+
+
+@pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
+def test_every_scale_resolves_on_images(repository: Repository, scale: str) -> None:
+    planned = repository.planned("max_likelihood", "--config", f"scale={scale}", "datasets=[photos32, cifar10]")
+    study = config.read_scale(scale, ROOT / "workflow" / "scales").max_likelihood
+    runs = study.runs((0, 1, 2), {"photos32": "photos32"})  # cifar10 is absent here
+    evaluated = study.evaluations(runs)
+    expected = {f"train {run}" for run in runs} | {f"likelihood {run}" for run in evaluated}
+    expected |= {f"samples {run}" for run in evaluated if not run.startswith("finetuning-")}
+    expected |= {f"table_{table}" for table in ("curves", "likelihood", "samples", "coders")}
+    expected |= {"dataset", "lossless", "datasets", "curves", "variance", "trace", "gaps", "findings"}
+    expected |= {f"figure_{figure}" for figure in IMAGE_FIGURES}
+    assert planned == {f"max_likelihood_{job}" for job in expected}
+
+
+def test_an_absent_image_set_is_named_and_left_out(repository: Repository) -> None:
+    text = repository.snakemake("-n", "max_likelihood", "--config", "scale=smoke", "datasets=[cifar10]")
+    assert "image set cifar10 is absent and left out: get cifar-10-binary.tar.gz" in text
+    assert "main-cifar10" not in text
+
+
+def test_training_at_paper_scale_asks_for_the_gpus_of_the_configuration(repository: Repository) -> None:
+    text = repository.snakemake(
+        "-n", "max_likelihood", "--config", "scale=paper", "datasets=[photos32]", "devices=4", "--resources", "gpu=8"
+    )
+    jobs = re.findall(r"rule max_likelihood_train:\n((?: {4}.*\n)*)", text)
+    gpus = {re.search(r"run=([\w.-]+)", job)[1]: int(re.search(r"gpu=(\d+)", job)[1]) for job in jobs}
+    assert gpus["main-photos32"] == gpus["tuned-photos32"] == 4
+    assert set(gpus.values()) == {1, 4}
+    assert "--gpus 4" in text
 
 
 def test_a_figure_can_be_asked_for_alone(repository: Repository) -> None:
     target = "results/smoke/density_estimators/figures/timing.svg"
     planned = repository.planned(target, "--config", "scale=smoke")
     assert planned == {"dataset", "train throws-2", "timing", "figure_timing"}
+    target = "results/smoke/max_likelihood/figures/samples.svg"
+    planned = repository.planned(target, "--config", "scale=smoke", "datasets=[]")
+    jobs = {"dataset", "train ablation-velocity-vp-importance", "samples ablation-velocity-vp-importance"}
+    assert planned == {f"max_likelihood_{job}" for job in jobs | {"table_samples", "figure_samples"}}
 
 
 def test_a_study_can_be_asked_for_alone(repository: Repository) -> None:
@@ -36,19 +74,21 @@ def test_every_job_says_what_it_needs(repository: Repository) -> None:
     text = repository.snakemake("-n", "--config", "scale=paper", "--workflow-profile", "workflow/profiles/slurm")
     jobs = re.findall(r"rule (\w+):\n((?: {4}.*\n)*)", text)
     for rule, details in jobs:
-        if rule not in {"all", "density_estimators"}:
+        if rule not in {"all", "density_estimators", "max_likelihood"}:
             assert re.search(r"resources: .*\bmem_mb=\d+.*\bgpu=\d+.*\bruntime=\d+", details), rule
             assert "    log: logs/paper/" in details, rule
             assert "    benchmark: logs/paper/" in details, rule
 
 
 def test_the_workflow_knows_every_figure() -> None:
-    assert figure_tables().keys() == FIGURES.keys()
+    for study, figures in STUDIES.items():
+        assert figure_tables(study).keys() == figures.keys()
 
 
 def test_every_figure_has_a_caption() -> None:
-    captions = {path.stem for path in (ROOT / "workflow" / "report" / "density_estimators").glob("*.rst")}
-    assert captions == FIGURES.keys()
+    for study, figures in STUDIES.items():
+        captions = {path.stem for path in (ROOT / "workflow" / "report" / study).glob("*.rst")}
+        assert captions == figures.keys() | ({"datasets", "findings"} if study == "max_likelihood" else set())
 
 
 @pytest.mark.parametrize(

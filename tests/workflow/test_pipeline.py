@@ -14,20 +14,23 @@ import pandas as pd
 import pytest
 
 from diffusion_density.errors import InputError
+from diffusion_density.figures import max_likelihood
 from diffusion_density.figures.density_estimators import FIGURES
 from repository import Repository, copy, figure_tables
 
 pytestmark = pytest.mark.slow
 SMOKE = ("--cores", "2", "--config", "scale=smoke")
 STUDY = "results/smoke/density_estimators"
+IMAGES = "results/smoke/max_likelihood"
+STUDIES = {"density_estimators": FIGURES, "max_likelihood": max_likelihood.FIGURES}
 Finished = tuple[Repository, dict[str, int]]
 
 
-def results(repository: Repository) -> dict[str, Path]:
-    """The results of a repository by name, without provenance."""
-    files = (repository.path / STUDY).rglob("*")
+def results(repository: Repository, study: str = STUDY) -> dict[str, Path]:
+    """The results of a study by name, without provenance."""
+    files = (repository.path / study).rglob("*")
     return {
-        path.relative_to(repository.path / STUDY).as_posix(): path
+        path.relative_to(repository.path / study).as_posix(): path
         for path in files
         if path.is_file() and not path.name.endswith(".provenance.json")
     }
@@ -80,12 +83,13 @@ def test_a_killed_run_resumes(finished: Finished) -> None:
     assert not [path for path in repository.path.joinpath("results").rglob(".*.tmp*") if path.suffix == ".csv"]
 
 
-def test_everything_is_there(finished: Finished) -> None:
+@pytest.mark.parametrize("study", STUDIES)
+def test_everything_is_there(finished: Finished, study: str) -> None:
     repository, _ = finished
-    found = results(repository)
-    tables = {table for tables in figure_tables().values() for table in tables}
+    found = results(repository, f"results/smoke/{study}")
+    tables = {table for tables in figure_tables(study).values() for table in tables}
     assert {f"tables/{table}.csv" for table in tables} <= found.keys()
-    assert {f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")} <= found.keys()
+    assert {f"figures/{name}.{kind}" for name in STUDIES[study] for kind in ("svg", "png")} <= found.keys()
     for name, path in found.items():
         assert path.stat().st_size > 0, name
         record = json.loads(path.with_name(path.name + ".provenance.json").read_text())
@@ -94,26 +98,34 @@ def test_everything_is_there(finished: Finished) -> None:
         assert len(pd.read_csv(found[f"tables/{table}.csv"])) > 0, table
 
 
-@pytest.mark.parametrize(("figure", "tables"), figure_tables().items())
+@pytest.mark.parametrize(
+    ("study", "figure", "tables"),
+    [(study, figure, tables) for study in STUDIES for figure, tables in figure_tables(study).items()],
+)
 def test_a_figure_reads_the_tables_of_its_rule_and_no_others(
-    finished: Finished, tmp_path: Path, figure: str, tables: list[str]
+    finished: Finished, tmp_path: Path, study: str, figure: str, tables: list[str]
 ) -> None:
     repository, _ = finished
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    if figure == "samples":
+        shutil.copytree(repository.path / IMAGES / "samples", tmp_path / "samples")
     for table in tables:
-        shutil.copy(repository.path / STUDY / f"tables/{table}.csv", tmp_path)
-    FIGURES[figure](tmp_path)
+        shutil.copy(repository.path / "results/smoke" / study / f"tables/{table}.csv", folder)
+    STUDIES[study][figure](folder)
     for table in tables:
-        hidden = (tmp_path / f"{table}.csv").rename(tmp_path / "hidden")
+        hidden = (folder / f"{table}.csv").rename(tmp_path / "hidden")
         with pytest.raises(InputError, match=rf"{table}\.csv: cannot be read"):
-            FIGURES[figure](tmp_path)
-        hidden.rename(tmp_path / f"{table}.csv")
+            STUDIES[study][figure](folder)
+        hidden.rename(folder / f"{table}.csv")
 
 
 def test_logs_and_benchmarks_are_there(finished: Finished) -> None:
     repository, _ = finished
-    logs = repository.path / "logs/smoke/density_estimators"
+    logs = repository.path / "logs/smoke"
     assert {path.stem for path in logs.rglob("*.log")} == {path.stem for path in logs.rglob("*.tsv")}
-    assert "objectives-all" in (logs / "train/objectives-all.log").read_text(), "no progress in the log"
+    assert "objectives-all" in (logs / "density_estimators/train/objectives-all.log").read_text(), "no progress"
+    assert "step/s" in (logs / "max_likelihood/train/main-photos32.log").read_text(), "no progress"
 
 
 def test_a_second_run_has_nothing_to_do(finished: Finished) -> None:
@@ -151,7 +163,29 @@ def test_editing_another_paper_reruns_nothing(finished: Finished) -> None:
     repository, _ = finished
     source = repository.path / "src/diffusion_density"
     with edited(source / "data/images.py", "\n", "\n# edited\n"), edited(source / "cli.py", "\n", "\n# edited\n"):
-        assert repository.planned(*SMOKE) == set()
+        planned = repository.planned(*SMOKE)
+    assert {job for job in planned if not job.startswith("max_likelihood_")} == {"all"}
+
+
+IMAGE_FIGURE_RULES = {f"max_likelihood_figure_{name}" for name in max_likelihood.FIGURES}
+
+
+def test_editing_the_bound_trains_no_image_network(finished: Finished) -> None:
+    repository, _ = finished
+    with edited(repository.path / "src/diffusion_density/density/bound.py", "\n", "\n# edited\n"):
+        planned = repository.planned(*SMOKE)
+    evaluated = ("main-photos32", "ablation-velocity-vp-importance", *(f"finetuning-{w}" for w in ("0", "0.1", "1")))
+    expected = {"curves", "findings", "table_curves", "table_likelihood", *(f"likelihood {run}" for run in evaluated)}
+    untouched = {"max_likelihood_figure_samples"}
+    assert planned == {f"max_likelihood_{job}" for job in expected} | IMAGE_FIGURE_RULES - untouched | {"all"}
+
+
+def test_editing_a_coder_reruns_the_coding(finished: Finished) -> None:
+    repository, _ = finished
+    with edited(repository.path / "src/diffusion_density/data/coders.py", "\n", "\n# edited\n"):
+        planned = repository.planned(*SMOKE)
+    assert "max_likelihood_lossless" in planned
+    assert not {job for job in planned if job.startswith(("max_likelihood_train", "max_likelihood_likelihood"))}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +210,9 @@ def test_a_changed_size_reruns_only_its_experiment(
     finished: Finished, old: str, new: str, jobs: set[str], tables: set[str]
 ) -> None:
     repository, _ = finished
-    figures = {f"figure_{figure}" for figure, reads in figure_tables().items() if tables & set(reads)}
+    figures = {
+        f"figure_{figure}" for figure, reads in figure_tables("density_estimators").items() if tables & set(reads)
+    }
     with edited(repository.path / "workflow/scales/smoke.yaml", old, new):
         assert repository.planned(*SMOKE) == jobs | figures | {"all"}
 
@@ -196,8 +232,9 @@ def test_a_report_is_made(finished: Finished) -> None:
     repository, _ = finished
     repository.snakemake("--report", "results/smoke/report.html", "--config", "scale=smoke")
     page = (repository.path / "results/smoke/report.html").read_text()
-    for name in FIGURES:
+    for name in [name for figures in STUDIES.values() for name in figures]:
         assert f"{name}.svg" in page
+    assert "cifar-10-binary.tar.gz" in page, "the report does not say how to get what is absent"
     assert "WorkflowError" not in page
 
 

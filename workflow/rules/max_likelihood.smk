@@ -25,8 +25,7 @@ rule max_likelihood_dataset:
     input:
         lambda wildcards: catalogue.files(ML_SETS[wildcards.dataset], CONFIG.data_dir),
     output:
-        description="results/{scale}/max_likelihood/data/{dataset}.json",
-        coders="results/{scale}/max_likelihood/tables/coders/{dataset}.csv",
+        "results/{scale}/max_likelihood/data/{dataset}.json",
     log:
         "logs/{scale}/max_likelihood/dataset/{dataset}.log",
     benchmark:
@@ -39,12 +38,34 @@ rule max_likelihood_dataset:
     params:
         name=lambda wildcards: ML_SETS[wildcards.dataset],
         data_dir=CONFIG.data_dir,
-        images=ML.likelihood.images,
         code=sources_hash(f"{ML_MODULE}.dataset"),
     shell:
         "python -m diffusion_density max-likelihood dataset {params.name:q}"
-        " --data-dir {params.data_dir:q} --images {params.images}"
-        " --description {output.description} --coders {output.coders} 2>&1 | tee {log}"
+        " --data-dir {params.data_dir:q} --out {output} 2>&1 | tee {log}"
+
+
+rule max_likelihood_lossless:
+    input:
+        rules.max_likelihood_dataset.output,
+    output:
+        "results/{scale}/max_likelihood/tables/coders/{dataset}.csv",
+    log:
+        "logs/{scale}/max_likelihood/lossless/{dataset}.log",
+    benchmark:
+        "logs/{scale}/max_likelihood/lossless/{dataset}.tsv"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=by_scale(1000, 2000, 8000),
+        runtime=by_scale(5, 10, 120),
+    params:
+        name=lambda wildcards: ML_SETS[wildcards.dataset],
+        data_dir=CONFIG.data_dir,
+        images=ML.likelihood.images,
+        code=sources_hash(f"{ML_MODULE}.lossless"),
+    shell:
+        "python -m diffusion_density max-likelihood lossless {params.name:q}"
+        " --data-dir {params.data_dir:q} --images {params.images} --out {output} 2>&1 | tee {log}"
 
 
 rule max_likelihood_datasets:

@@ -14,7 +14,7 @@ from diffusion_density.artifacts import read_csv, read_safetensors
 from diffusion_density.figures.style import COLOURS, GREY, PAGE, canvas, curve, plain_log_ticks, summarise
 from diffusion_density.tables import groups, records
 
-PATHS = {"vp": "variance-preserving path", "straight": "straight path"}
+PATHS = {"vp": "variance preserving", "straight": "straight path"}
 SCHEMES = {"uniform": "uniform", "truncated_normal": "truncated normal", "variational": "variational"}
 ESTIMATORS = {
     "flow": "flow",

@@ -10,6 +10,9 @@ from torch.utils.flop_counter import flop_registry
 
 from diffusion_density.training.flow_matching import FlowMatching
 
+FIRST_ORDER, SECOND_ORDER = 3, 6
+"""Operations of a step of training in forward passes, nearly: what `step_flops` counts for the networks here."""
+
 
 class _Counter(TorchDispatchMode):
     """Adds up torch's own counts; its `FlopCounterMode` can't follow a gradient of a gradient."""

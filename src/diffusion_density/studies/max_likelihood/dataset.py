@@ -1,31 +1,23 @@
-"""The image sets of a run: checked and described, with what lossless coders need for their test images."""
+"""The image sets of a run: checked, described and listed."""
 
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from diffusion_density import artifacts
 from diffusion_density.data.catalogue import how_to_get, slug
-from diffusion_density.data.coders import CODERS, bits_per_dim
 from diffusion_density.data.images import load
 
 
-def prepare(name: str, data_dir: Path, count: int, description: Path, coders: Path) -> None:
-    """Read an image set, describe it, and code its first test images without loss, one row an image and coder.
+def describe(name: str, data_dir: Path, out: Path) -> None:
+    """Read an image set and describe it.
 
     Raises:
         InputError: if the set is not what it should be.
     """
     images = load(name, data_dir, download=False)
-    rows = [
-        {"dataset": images.name, "coder": coder, "image": i, "bits_per_dim": bits}
-        for coder in tqdm(CODERS, desc=images.name, unit="coder")
-        for i, bits in enumerate(bits_per_dim(images.test[:count], coder).tolist())
-    ]
-    artifacts.write_csv(coders, pd.DataFrame(rows))
     artifacts.write_json(
-        description,
+        out,
         {
             "dataset": images.name,
             "variant": images.variant,

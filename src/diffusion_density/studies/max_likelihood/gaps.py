@@ -58,11 +58,11 @@ def scheme_at(name: Scheme, gamma: float) -> Dequantization:
     return dequantization(name, LEVELS, *LogLinear(gamma, gamma + 1).at(0.0))
 
 
-def gaussian_pmf(width: float) -> Float[Tensor, " levels"]:
+def gaussian_pmf(width: float, levels: int = LEVELS) -> Float[Tensor, " levels"]:
     """A Gaussian of some standard deviation in levels at the middle level, integrated over bins; flat if infinite."""
     if width == math.inf:
-        return torch.full((LEVELS,), 1 / LEVELS, dtype=torch.float64)
-    edges = (torch.arange(LEVELS + 1, dtype=torch.float64) - 0.5 - LEVELS // 2) / width
+        return torch.full((levels,), 1 / levels, dtype=torch.float64)
+    edges = (torch.arange(levels + 1, dtype=torch.float64) - 0.5 - levels // 2) / width
     return torch.special.ndtr(edges).diff()
 
 

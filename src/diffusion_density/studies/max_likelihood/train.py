@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from diffusion_density import artifacts
 from diffusion_density.data.images import ImageSet
-from diffusion_density.provenance import settings_hash
 from diffusion_density.studies.max_likelihood.models import Key, build, load_weights, objective, save
 from diffusion_density.studies.max_likelihood.sizes import Run
 from diffusion_density.training.cost import step_flops
@@ -59,7 +58,7 @@ def train(
     started = load_weights(*origin) if origin else None
     if origin:
         settings["origin_sha256"] = hashlib.sha256(origin[0].read_bytes()).hexdigest()
-    folder = work / f"{name}-{settings_hash(settings)[:16]}"
+    folder = work / f"{name}-{artifacts.settings_hash(settings)[:16]}"
     weights: dict[Key, dict[str, Tensor]] = {}
     losses: dict[int, Tensor] = {}
     for seed in run.seeds:

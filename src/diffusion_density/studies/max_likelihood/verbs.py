@@ -33,18 +33,26 @@ Gpus = Annotated[int, typer.Option(min=0, help="GPUs to use; 0 is the processor.
 
 
 @verbs.command()
-def dataset(
+def dataset(name: str, data_dir: DataDir, out: Out) -> None:
+    """Check and describe the image set NAME."""
+    with job([out], {"name": name}):
+        from diffusion_density.studies.max_likelihood.dataset import describe
+
+        describe(name, data_dir, out)
+
+
+@verbs.command()
+def lossless(
     name: str,
     data_dir: DataDir,
-    description: Annotated[Path, typer.Option(help="The description to write (.json).")],
-    coders: Annotated[Path, typer.Option(help="The table of lossless coders to write.")],
+    out: Out,
     images: Annotated[int, typer.Option(min=1, help="Test images to code.")],
 ) -> None:
-    """Check the image set NAME, describe it, and code its test images without loss."""
-    with job([description, coders], {"name": name, "images": images}):
-        from diffusion_density.studies.max_likelihood.dataset import prepare
+    """Code test images of the image set NAME without loss."""
+    with job([out], {"name": name, "images": images}):
+        from diffusion_density.studies.max_likelihood.lossless import measure
 
-        prepare(name, data_dir, images, description, coders)
+        measure(name, data_dir, images, out)
 
 
 @verbs.command()

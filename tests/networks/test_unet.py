@@ -214,11 +214,31 @@ def test_contrasts_start_blind_to_a_constant_and_spread_in_gain() -> None:
     initialize(contrasts, generator())
     contrasts.initialize()
     time = torch.randn(1, 16, generator=generator())
-    assert contrasts(torch.full((1, 3, 5, 5), 0.7), time)[..., 1:-1, 1:-1].abs().max() < 1e-4
+    none = torch.zeros(1, 1, 1, 1)
+    assert contrasts(torch.full((1, 3, 5, 5), 0.7), time, none)[..., 1:-1, 1:-1].abs().max() < 1e-4
     gains = contrasts.log_gains(time).exp()[0]
     assert gains[[0, -1]].tolist() == pytest.approx([1, math.exp(5)])
     x = torch.randn(1, 3, 5, 5, generator=generator())
-    torch.testing.assert_close(contrasts(x, time), contrasts.filters(x) * gains[:, None, None])
+    torch.testing.assert_close(contrasts(x, time, none), contrasts.filters(x) * gains[:, None, None])
+
+
+def test_what_is_finer_than_the_noise_fades() -> None:
+    """A gain never makes the noise larger than three, and a wave keeps more than the noise leaves of what it says."""
+    contrasts = Contrasts(3, 6, 16, size=3)
+    initialize(contrasts, generator())
+    contrasts.initialize()
+    time = torch.randn(1, 16, generator=generator())
+    x = torch.randn(1, 3, 5, 5, generator=generator())
+    for noise in (1e-3, 0.1, 1.0):
+        given = torch.full((1, 1, 1, 1), noise)
+        gains = contrasts(x, time, given) / contrasts.filters(x)
+        assert gains.max() * noise <= 3
+        assert gains.max() * noise > 0.9 * min(3, noise * math.exp(5))
+        informative = math.exp(-0.5 * (2 * math.pi * 64 * noise) ** 2)
+        waves = fine_features(x, (64.0,), given)[:, 3:].square()
+        amplitude = (waves[:, :3] + waves[:, 3:]).sqrt()
+        assert bool((amplitude >= informative).all())
+        assert bool((amplitude <= math.exp(-0.5 * (math.pi * 64 * noise) ** 2) + 1e-6).all())
 
 
 def test_the_small_network_has_a_linear_part_at_once() -> None:

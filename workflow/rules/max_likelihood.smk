@@ -107,7 +107,7 @@ rule max_likelihood_train:
     benchmark:
         "logs/{scale}/max_likelihood/train/{run}.tsv"
     priority: ml_priority
-    threads: 4 if CONFIG.scale == "paper" else 1
+    threads: ml_threads
     resources:
         gpu=ml_gpus,
         mem_mb=by_scale(1500, 3000, 32000),

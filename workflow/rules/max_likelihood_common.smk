@@ -122,3 +122,8 @@ def ml_gpus(wildcards):
     if CONFIG.scale != "paper":
         return 0
     return CONFIG.devices if wildcards.run.startswith(("main-", "tuned-")) else 1
+
+
+def ml_threads(wildcards):
+    """Threads of a training job."""
+    return ML.main.threads if wildcards.run.startswith(("main-", "tuned-")) else 1

@@ -66,7 +66,7 @@ def bits_per_dim(
         importance_weighted: of ``flow``: log of the mean over the K draws, instead of the mean of logs. The draws of an
             image then share their probes. Noise of the divergence inside the logarithm makes the bound approximate:
             the promise holds with ``divergence="exact"``.
-        rtol: relative tolerance of the solver.
+        rtol: relative tolerance of the solver, for z and for log p over N.
         atol: absolute tolerance, likewise.
         divergence: ``hutchinson`` or ``exact`` (N vector-Jacobian products a call).
         probes: Rademacher probes of each draw, with ``hutchinson``.
@@ -104,7 +104,13 @@ def bits_per_dim(
     name = dequantization or "truncated_normal"
     scheme = scheme_named(name, levels, *model.schedule.at(first))
     drawn = probes if divergence == "hutchinson" else 0
-    options: dict[str, Any] = {"rtol": rtol, "atol": atol, "divergence": divergence, "start": first}
+    options: dict[str, Any] = {
+        "rtol": rtol,
+        "atol": atol,
+        "divergence": divergence,
+        "start": first,
+        "per_dimension": True,
+    }
     parts = [
         _score(model, scheme, part, draws, drawn, importance_weighted, generator, chunk, dtype, options)
         for part in images.split(max(1, chunk // draws))

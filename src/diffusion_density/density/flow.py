@@ -5,8 +5,9 @@ Along dx/ds = v(x, s), from the point at the data end to the prior at s_max,
 .. math:: \log p_{flow}(x) = \log p_{prior}(x_{s_{max}}) + \int_{s_{start}}^{s_{max}} \mathrm{div}\, v(x_s, s)\, ds
 
 (paper A, section 3; Chen et al. 2018). The solver is torchdiffeq's dopri5. Its error norm here is that of the *worst*
-point, and of its log-determinant where that is worse than x: neither batch mates nor dimensions hide an error. The
-solver's time is s, or −λ for a schedule whose drift jumps along s: jumps would mislead the error estimate.
+point, and of its log-determinant where that is worse than x: neither batch mates nor dimensions hide an error. (For
+images, whose unit is bits/dim, log-determinants are measured per dimension too.) The solver's time is s, or −λ for a
+schedule whose drift jumps along s: jumps would mislead the error estimate.
 """
 
 from typing import Literal
@@ -26,8 +27,11 @@ from diffusion_density.model import Model
 class _Field:
     """The field of the augmented state (x, one log-determinant a probe); counts its calls, freezes failed points."""
 
-    def __init__(self, model: Model, shape: torch.Size, probes: Tensor | None, failed: Tensor, end: Tensor) -> None:
+    def __init__(
+        self, model: Model, shape: torch.Size, probes: Tensor | None, failed: Tensor, end: Tensor, unit: float
+    ) -> None:
         self.model = model
+        self.unit = unit
         self.end = end
         self.shape = shape
         self.probes = probes
@@ -44,7 +48,7 @@ class _Field:
         s = time if schedule.smooth else schedule.inverse(-time)
         x = state[:, : self.dimension].reshape(self.shape)
         velocity, divergence = with_divergence(lambda y: self.model.flow_drift(y, s), x, self.probes)
-        field = torch.cat([flat(velocity), divergence], dim=1)
+        field = torch.cat([flat(velocity), divergence / self.unit], dim=1)
         if not schedule.smooth:  # ds/d(−λ) = σ²/g²
             field = field * (schedule.sigma(s).square() / schedule.diffusion(s)).to(field)
         self.failed |= ~field.isfinite().all(1)
@@ -68,6 +72,7 @@ def flow(
     generator: torch.Generator | None = None,
     start: float | None = None,
     max_steps: int = 10_000,
+    per_dimension: bool = False,
 ) -> LogDensity:
     """log p of the probability-flow ODE by one adaptive solve of the whole batch.
 
@@ -81,6 +86,7 @@ def flow(
         generator: draws the probes; needed by ``hutchinson`` only, where the probes are not given.
         start: the time of the points, ``schedule.s_start`` by default.
         max_steps: the solver gives up after this many.
+        per_dimension: whether the tolerances hold for log p over D, as for images, instead of for log p.
 
     Returns:
         LogDensity in nats of the flow: ``exact``, or ``unbiased`` with a standard error for K >= 2 probes. Points whose
@@ -109,7 +115,7 @@ def flow(
         eta = None
         if divergence == "hutchinson":
             eta = rademacher(x, count, generator) if given is None else given.to(x, copy=True)
-        return _solve(model, x.clone(), rtol, atol, eta, first, max_steps)
+        return _solve(model, x.clone(), rtol, atol, eta, first, max_steps, per_dimension)
 
 
 def _solve(
@@ -120,6 +126,7 @@ def _solve(
     eta: Tensor | None,
     start: float,
     max_steps: int,
+    per_dimension: bool,
 ) -> LogDensity:
     """``flow`` with checked settings; no probes mean the exact divergence."""
     probes = 0 if eta is None else eta.shape[1]
@@ -127,7 +134,9 @@ def _solve(
     if not model.schedule.smooth:
         times = -model.schedule.log_snr(times)
     failed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    field = _Field(model, x.shape, eta, failed, times[1])
+    # the state holds log-determinants in this unit, so that the solver's tolerances are in it
+    unit = float(x[0].numel()) if per_dimension else 1.0
+    field = _Field(model, x.shape, eta, failed, times[1], unit)
     state = torch.cat([flat(x), x.new_zeros(len(x), probes or 1)], dim=1)
     # without step_t the last step would go beyond the end and be interpolated
     options = {"norm": field.norm, "max_num_steps": max_steps, "dtype": torch.float64, "step_t": times[1:]}
@@ -138,7 +147,7 @@ def _solve(
         if field.inside:  # the network's own
             raise
         end, stopped = torch.full_like(state, torch.nan), True
-    log_dets = end[:, field.dimension :].double().masked_fill(failed[:, None], torch.nan)
+    log_dets = (unit * end[:, field.dimension :].double()).masked_fill(failed[:, None], torch.nan)
     value = model.prior.log_prob(end[:, : field.dimension].reshape(x.shape)).double() + log_dets.mean(1)
     status = failed.long() if not stopped else torch.where(failed, 1, 2)
     return LogDensity(
@@ -154,6 +163,7 @@ def _solve(
             "divergence": "hutchinson" if probes else "exact",
             "probes": probes,
             "start": start,
+            "per_dimension": per_dimension,
             "solver_calls": field.calls,
         },
         status=status,

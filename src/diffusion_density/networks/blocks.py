@@ -16,6 +16,7 @@ from torch.nn.functional import layer_norm
 LONGEST_PERIOD = 10_000.0
 TIME_SCALE = 1000.0
 LARGEST_LOG_GAIN = 5.0
+MOST_NOISE = 3.0
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -25,10 +26,20 @@ def level_frequencies(levels: int) -> tuple[float, float]:
     return levels / 4, levels / 2
 
 
-def fine_features(x: Float[Tensor, "b c h w"], frequencies: tuple[float, ...]) -> Float[Tensor, "b k h w"]:
-    """x with sin and cos of 2π f x for every frequency, along the channels: C (1 + 2 F) of them."""
-    phases = [2 * math.pi * frequency * x for frequency in frequencies]
-    return torch.cat([x, *(wave for phase in phases for wave in (phase.sin(), phase.cos()))], dim=1)
+def fine_features(
+    x: Float[Tensor, "b c h w"], frequencies: tuple[float, ...], noise: Float[Tensor, "n 1 1 1"] | None = None
+) -> Float[Tensor, "b k h w"]:
+    """x with sin and cos of 2π f x for every frequency, along the channels: C (1 + 2 F) of them.
+
+    Noise of size σ leaves exp(−½ (2π f σ)²) of what a wave says of the levels. Given ``noise``, waves fade with half of
+    that exponent's σ: those that say nothing would only make the network a rough function of x.
+    """
+    waves = []
+    for frequency in frequencies:
+        phase = 2 * math.pi * frequency * x
+        fade = 1.0 if noise is None else (-0.5 * (math.pi * frequency * noise).square()).exp()
+        waves += [phase.sin() * fade, phase.cos() * fade]
+    return torch.cat([x, *waves], dim=1)
 
 
 class TimeEmbedding(nn.Module):
@@ -59,7 +70,8 @@ class Contrasts(nn.Module):
 
     A prediction of noise of size σ multiplies differences of that size by 1/σ. Here learned filters, at first of mean
     zero, meet positive gains that depend on the time and start spread from 1 to 150, so that some are of use at every
-    noise level and no layer need have weights of that size.
+    noise level and no layer need have weights of that size. No gain makes the noise larger than ``MOST_NOISE``: finer
+    differences than the noise say nothing, and would make the network a rough function of x.
 
     Args:
         channels: C.
@@ -79,8 +91,12 @@ class Contrasts(nn.Module):
             self.filters.weight -= self.filters.weight.mean((2, 3), keepdim=True)
             self.log_gains.bias.copy_(torch.linspace(0, LARGEST_LOG_GAIN, len(self.log_gains.bias)))
 
-    def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "n t"]) -> Float[Tensor, "b k h w"]:
-        contrasts: Tensor = self.filters(x) * self.log_gains(time).exp()[:, :, None, None]
+    def forward(
+        self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "n t"], noise: Float[Tensor, "n 1 1 1"]
+    ) -> Float[Tensor, "b k h w"]:
+        gains = self.log_gains(time).exp()[:, :, None, None]
+        gains = gains / (1 + (gains * noise / MOST_NOISE).square()).sqrt()
+        contrasts: Tensor = self.filters(x) * gains
         return contrasts
 
 

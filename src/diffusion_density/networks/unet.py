@@ -151,6 +151,7 @@ class SmallUNet(nn.Module):
         patch: side of the pixel blocks that become channels before anything else; 1 leaves the resolution.
         contrasts: filters whose amplified outputs are features too.
         frequencies: of the fine features, in cycles per unit; see ``blocks.level_frequencies``.
+        gammas: γ = log(σ²/α²) of the noise at s = 0 and s = 1, linear between.
         time_width: width of the embedded time.
         dropout: probability within the blocks.
         generator: draws the weights.
@@ -165,12 +166,14 @@ class SmallUNet(nn.Module):
         patch: int = 2,
         contrasts: int = 24,
         frequencies: tuple[float, ...] = (64.0, 128.0),
+        gammas: tuple[float, float] = (-13.3, 5.0),
         time_width: int = 128,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.frequencies = frequencies
+        self.gammas = gammas
         self.patch = patch
 
         def level(width: int) -> _Level:
@@ -203,8 +206,9 @@ class SmallUNet(nn.Module):
         factor = self.patch * 2 ** len(self.coarsen)
         if x.shape[2] % factor or x.shape[3] % factor:
             raise InputError(f"U-Net: images of {x.shape[2]}×{x.shape[3]} are not a multiple of {factor} pixels")
-        time = self.time(distinct_time(s))
-        pixels, contrasts = fine_features(x, self.frequencies), self.contrasts(x, time)
+        s = distinct_time(s)
+        time, noise = self.time(s), self._noise(s)[:, None, None, None]
+        pixels, contrasts = fine_features(x, self.frequencies, noise), self.contrasts(x, time, noise)
         linear = pixels.unflatten(1, (-1, x.shape[1])) * self.from_pixels(time)[:, :, None, None, None]
         features = pixel_unshuffle(torch.cat([pixels, contrasts.asinh()], dim=1), self.patch)
         h = self.stem(features.contiguous(memory_format=torch.channels_last))
@@ -221,6 +225,11 @@ class SmallUNet(nn.Module):
                 h = interpolate(self.refine[i - 1](h), scale_factor=2) + self.skip[i - 1](skips.pop())
         nonlinear = pixel_shuffle(self.head(silu(self.norm(h))), self.patch)
         return linear.sum(1) + self.from_contrasts(contrasts) + nonlinear
+
+    def _noise(self, s: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """σ of the variance-preserving path."""
+        first, last = self.gammas
+        return (first + (last - first) * s).sigmoid().sqrt()
 
 
 class _Level(nn.Module):

@@ -48,7 +48,7 @@ def cost(run: Run, data_dir: Path) -> Cost:
 def _counted(size: SmallUNetSize | FullResolutionUNetSize, shape: tuple[int, int, int], levels: int) -> tuple[int, int]:
     """Parameters, and operations of a forward pass on one image."""
     with torch.device("meta"):  # shapes without contents
-        network = build_unet(size, shape[0], levels)
+        network = build_unet(size, shape[0], levels, gammas=(-13.3, 5.0))
     return parameters(network), flops(network, (1, *shape))
 
 

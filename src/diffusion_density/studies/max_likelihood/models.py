@@ -34,7 +34,8 @@ def objective(run: Run, levels: int) -> FlowMatching:
 def build(run: Run, images: ImageSet, seed: int) -> nn.Module:
     """The untrained network: its seed alone draws the weights, so that arms start alike."""
     generator = torch.Generator().manual_seed(seed)
-    return build_unet(run.network, images.shape[0], images.levels, generator)
+    gammas = (start_gamma(images.levels), GAMMA_MAX)
+    return build_unet(run.network, images.shape[0], images.levels, gammas, generator)
 
 
 def save(path: Path, run: Run, weights: Mapping[Key, Mapping[str, Tensor]], losses: Mapping[int, Tensor]) -> None:

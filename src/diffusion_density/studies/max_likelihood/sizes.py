@@ -104,7 +104,8 @@ class Exceptional(Strict):
 class Main(Strict):
     """The networks of the bits/dim table, one for each image set (the ablations' serve for digits).
 
-    ``second_order`` makes a further run of each, ``tuned-<set>``; ``exceptions`` are by the slug of the set.
+    ``threads`` are those of one job; ``second_order`` makes a further run of each, ``tuned-<set>``; ``exceptions`` are
+    by the slug of the set.
     """
 
     arm: Arm
@@ -112,6 +113,7 @@ class Main(Strict):
     network: UNetSize
     optimiser: Optimiser
     snapshots: Annotated[tuple[Count, ...], Field(min_length=1)]
+    threads: Count = 1
     second_order: SecondOrder | None = None
     exceptions: dict[str, Exceptional] = {}
 

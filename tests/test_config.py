@@ -37,7 +37,11 @@ def test_the_scales_differ_in_values_only() -> None:
         return {key: keys(value) for key, value in node.items()} if isinstance(node, dict) else None
 
     smoke, desk, paper = (keys(yaml.safe_load((SCALES / f"{name}.yaml").read_text())) for name in NAMES)
-    assert smoke == desk == paper
+    assert smoke == desk
+    optional = {"threads", "second_order", "exceptions"}  # of training on images, set for the largest networks
+    main = paper["max_likelihood"]["main"]
+    paper["max_likelihood"]["main"] = {key: value for key, value in main.items() if key not in optional}
+    assert desk == paper
 
 
 @pytest.mark.parametrize(

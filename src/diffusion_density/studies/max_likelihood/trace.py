@@ -20,7 +20,7 @@ from diffusion_density.density.dequantization import to_unit
 from diffusion_density.density.divergence import with_divergence
 from diffusion_density.model import DiffusionModel
 from diffusion_density.predictions import target
-from diffusion_density.studies.max_likelihood.models import columns, load, objective
+from diffusion_density.studies.max_likelihood.models import columns, last, load, objective
 from diffusion_density.studies.max_likelihood.sizes import Run, Trace
 from diffusion_density.training.flow_matching import FlowMatching
 
@@ -28,7 +28,7 @@ _SEED = 20230507
 
 
 def measure(runs: dict[str, tuple[Run, Path]], trace: Trace, images: ImageSet, out: Path, *, device: str) -> None:
-    """Measure every network of the runs, and write one row a network and time.
+    """Measure what the runs ended with, and every network of a run that goes on, one row a network and time.
 
     Raises:
         InputError: if a file is of another run.
@@ -43,6 +43,8 @@ def measure(runs: dict[str, tuple[Run, Path]], trace: Trace, images: ImageSet, o
         quantiles = (torch.arange(trace.times, dtype=torch.float64) + 0.5) / trace.times
         times = wanted.throw(quantiles)[0].tolist()
         models = load(file, run, images, device)
+        if run.origin is None:
+            models = {(seed, (found := last(models, seed))[0]): found[1] for seed in run.seeds}
         for (seed, step), model in tqdm(models.items(), desc=name, unit="network", mininterval=1):
             for s in times:
                 misses = miss(model, wanted, x, noise, s) / x[0].numel()

@@ -197,3 +197,29 @@ def test_a_terminated_job_removes_its_temporary_file(tmp_path: Path) -> None:
     os.kill(job.pid, signal.SIGTERM)
     assert job.wait(20) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fetch_says_how_to_get_what_has_no_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is downloaded for sets inside packages, and an absent one is no failure."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"datasets: [photos32, imagenet32]\ndata_dir: {tmp_path / 'data'}\n")
+    assert call(monkeypatch, "fetch", "--file", file) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("imagenet32: absent: ") and "image-net.org" in line for line in lines)
+    assert call(monkeypatch, "fetch", "mnist", "--file", file) == 2
+    assert "no image set 'mnist'" in error(capsys)
+
+
+def test_the_plan_counts_every_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    assert call(monkeypatch, "plan", "--scale", "paper") == 0
+    lines = capsys.readouterr().out.splitlines()
+    (main,) = (line.split() for line in lines if line.startswith("main-cifar10 "))
+    assert main[1] == "30,577,667"
+    operations, hours = float(main[3]) * 1e18, float(main[4])
+    assert operations == pytest.approx(6e6 * 128 * 3 * 2 * 26.7e9, rel=0.01)
+    assert hours == pytest.approx(operations / (0.3 * 312e12) / 3600, rel=0.01)
+    assert lines[-1].endswith("evaluation comes on top")

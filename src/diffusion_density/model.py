@@ -58,6 +58,13 @@ class Model(ABC):
     schedule: Schedule
     prior: Prior
 
+    @property
+    def normal_prior(self) -> GaussianPrior:
+        """The prior if it is normal, else N(0, σ²(s_max) I), to which closed forms refer."""
+        if isinstance(self.prior, GaussianPrior):
+            return self.prior
+        return GaussianPrior(self.schedule.at(self.schedule.s_max)[1] ** 2)
+
     @abstractmethod
     def score(self, x: Tensor, s: Tensor | float) -> Tensor:
         """∇log p_s(x), shape (B, *) like x, at one time or at times of shape (B,)."""

@@ -366,7 +366,7 @@ def test_the_noise_of_batches_is_what_its_definition_says(networks: Path, tmp_pa
     assert (table.gradient_next.abs() <= np.sqrt(table.gradient_norm2 * largest) * 1.001).all()
 
 
-def test_relative_variances_of_known_numbers() -> None:
+def test_the_noise_of_known_numbers() -> None:
     random = np.random.default_rng(0)
     batch, count, d = 16, 4000, 50
     losses = random.normal(3.0, 0.5 / batch**0.5, count)
@@ -378,9 +378,9 @@ def test_relative_variances_of_known_numbers() -> None:
             "gradient_next": (gradients * np.roll(gradients, -1, 0)).sum(1),
         }
     )
-    loss, gradient = findings._relative(rows, batch)
+    loss, gradient = findings.noise_of(rows, batch)
     assert loss == pytest.approx((0.5 / 3) ** 2, rel=0.1)
-    assert gradient == pytest.approx((1.5 / 2) ** 2, rel=0.05)
+    assert gradient == pytest.approx(d * 1.5**2, rel=0.05)
 
 
 def test_samples_are_images_with_a_distance_and_a_cost(networks: Path, tmp_path: Path, digits: ImageSet) -> None:

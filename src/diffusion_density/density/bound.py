@@ -122,7 +122,7 @@ def bound_terms(
     first = checked_start(model, start)
     table = reconstruction_table(levels, *model.schedule.at(first)).to(images.device)
     closed = isinstance(model.prior, GaussianPrior)
-    reference = model.prior if isinstance(model.prior, GaussianPrior) else _end_prior(model)
+    reference = model.normal_prior
     alpha, sigma = model.schedule.at(model.schedule.s_max)
     dims = images[0].numel()
     entropy = 0.5 * dims * (1 + math.log(2 * math.pi * sigma**2))
@@ -154,10 +154,6 @@ def reconstruction_table(levels: int, alpha0: float, sigma0: float, nodes: int =
     images = torch.arange(levels, dtype=torch.uint8).view(-1, 1, 1, 1)
     log_decoder = scheme.log_decoder(noise.view(1, -1, 1, 1, 1).expand(levels, -1, -1, -1, -1), images)
     return -(log_decoder * weights).sum(1) / weights.sum()
-
-
-def _end_prior(model: Model) -> GaussianPrior:
-    return GaussianPrior(model.schedule.at(model.schedule.s_max)[1] ** 2)
 
 
 def _draw(

@@ -39,7 +39,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from diffusion_density.broadcasting import flat, per_row
-from diffusion_density.density.path_integral import _BLOCK, ROWS, _reference
+from diffusion_density.density.path_integral import BLOCK, ROWS
 from diffusion_density.density.result import LogDensity, check_points
 from diffusion_density.errors import InputError
 from diffusion_density.model import GaussianPrior, Model
@@ -86,8 +86,8 @@ def formula(
     check_points(x)
     if throws < 4 or throws % 2:
         raise InputError(f"formula: throws come in pairs, an even number of at least 4, got {throws}")
-    if chunk < 2 * _BLOCK:
-        raise InputError(f"formula: chunk must be at least {2 * _BLOCK}, got {chunk}")
+    if chunk < 2 * BLOCK:
+        raise InputError(f"formula: chunk must be at least {2 * BLOCK}, got {chunk}")
     nodes = time_nodes(model.schedule, rule, steps)
     times = len(nodes.times)
     values, variances = [], []
@@ -189,7 +189,7 @@ def assembled(
     alpha, sigma = model.schedule.at(model.schedule.s_max)
     points = x.double()
     entropy = 0.5 * (1 + math.log(2 * math.pi * sigma**2))
-    end = _reference(model).expected_log_prob(alpha * points, sigma)
+    end = model.normal_prior.expected_log_prob(alpha * points, sigma)
     return flat(x).shape[1] * (nodes.offset + entropy) + end - errors @ nodes.weights.to(x.device)
 
 
@@ -233,7 +233,7 @@ def _gain(model: Model, x: Tensor, noise: Tensor) -> Float[Tensor, "b m"]:
     """What a free prior gives beyond its normal reference at α x + σ ε, the noise of shape (B, m, *)."""
     alpha, sigma = model.schedule.at(model.schedule.s_max)
     end = (alpha * x[:, None] + sigma * noise).flatten(0, 1)
-    return (model.prior.log_prob(end) - _reference(model).log_prob(end)).double().reshape(noise.shape[:2])
+    return (model.prior.log_prob(end) - model.normal_prior.log_prob(end)).double().reshape(noise.shape[:2])
 
 
 def _pairs(
@@ -246,10 +246,10 @@ def _pairs(
     share = model.schedule.log_snr(times).sigmoid()  # 1 − t
     errors, gains = [], []
     # points together are one chunk, a point alone takes whole blocks of normals: its draws are the same ones
-    most = len(times) if batch > 1 else max(_BLOCK, chunk // 2 // _BLOCK * _BLOCK)
+    most = len(times) if batch > 1 else max(BLOCK, chunk // 2 // BLOCK * BLOCK)
     for s, coefficient in zip(times.split(most), share.split(most), strict=True):
         width = size * (2 if free else 1)
-        padded = -(-len(s) * width // _BLOCK) * _BLOCK
+        padded = -(-len(s) * width // BLOCK) * BLOCK
         drawn = torch.randn(batch, padded, generator=generator, dtype=x.dtype, device=x.device)
         draws = drawn[:, : len(s) * width].reshape(batch, len(s), width)
         z = draws[..., :size].reshape(batch, len(s), *event)

@@ -27,7 +27,7 @@ from diffusion_density.errors import InputError
 from diffusion_density.model import GaussianPrior, Model
 
 ROWS = 16_384  # rows of one network call: more only leave the cache
-_BLOCK = 16  # torch fills normals in blocks of 16; whole blocks make a point's draws independent of its batch mates
+BLOCK = 16  # torch fills normals in blocks of 16; whole blocks make a point's draws independent of its batch mates
 
 
 def path_integral(
@@ -101,7 +101,7 @@ def _throw(model: Model, x: Tensor, count: int, generator: torch.Generator, cuto
     free = not isinstance(model.prior, GaussianPrior)
     size = event.numel()
     width = 1 + size * (2 if free else 1)
-    padded = -(-count * width // _BLOCK) * _BLOCK
+    padded = -(-count * width // BLOCK) * BLOCK
     drawn = torch.randn(batch, padded, generator=generator, dtype=x.dtype, device=x.device)
     draws = drawn[:, : count * width].reshape(batch * count, width)
     first = schedule.s_min + cutoff * (schedule.s_max - schedule.s_min)
@@ -118,18 +118,12 @@ def _throw(model: Model, x: Tensor, count: int, generator: torch.Generator, cuto
     if free:  # E log prior = E log of the Gaussian reference, in closed form, + the mean of this small difference
         alpha_end, sigma_end = schedule.transition(schedule.s_min, s.new_tensor([schedule.s_max]))
         end = alpha_end * start + sigma_end * draws[:, 1 + size :].reshape(-1, *event)
-        terms = terms + model.prior.log_prob(end) - _reference(model).log_prob(end)
+        terms = terms + model.prior.log_prob(end) - model.normal_prior.log_prob(end)
     return terms.reshape(batch, count)
-
-
-def _reference(model: Model) -> GaussianPrior:
-    if isinstance(model.prior, GaussianPrior):
-        return model.prior
-    return GaussianPrior(model.schedule.at(model.schedule.s_max)[1] ** 2)
 
 
 def _prior_reference(model: Model, x: Tensor) -> Float[Tensor, " b"]:
     """E log of the Gaussian reference prior at Y_{s_max}, in closed form."""
     end = torch.tensor([model.schedule.s_max], dtype=torch.float64)
     alpha, sigma = model.schedule.transition(model.schedule.s_min, end)
-    return _reference(model).expected_log_prob(x * alpha.item(), sigma.item())
+    return model.normal_prior.expected_log_prob(x * alpha.item(), sigma.item())

@@ -71,7 +71,7 @@ def convergence(tables: Path) -> Figure:
     _dots(axes[2], rows, "{:.1f}×")
     axes[2].axvline(1, color=GREY, lw=0.8)
     axes[2].set(title="step ratio", xscale="log", xlabel="to noise, vp, uniform")
-    plain_log_ticks(axes[2], "x", [0.3, 1, 3, 10])
+    plain_log_ticks(axes[2], "x", [0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5])
     handles = [Patch(color=COLOURS[name], label=f"{name} prediction") for name in ("velocity", "noise")]
     lines = [Line2D([], [], color=GREY, ls=line, label=f"{times} times") for times, line in TIMES.items()]
     figure.legend(handles=[*handles, *lines], loc="outside upper center", ncols=4)
@@ -105,18 +105,25 @@ def predictions(tables: Path) -> Figure:
 
 
 def noise(tables: Path) -> Figure:
-    """Relative variance of loss and gradient under every density and kind of times."""
+    """Relative variance of the loss, and the gradient's variance over that under plain uniform times."""
     found = read_csv(tables / "findings.csv")
     figure, axes = canvas(2, height=2.5)
-    for axis, what in zip(axes, ("loss", "gradient"), strict=True):
-        part = found[found.finding == f"relative variance of the {what}"]
-        rows = []
-        for row in records(part.sort_values("of", ascending=False)):
-            path, times, how = str(row.of).split()
-            colour = COLOURS["flow" if times == "importance" else "path_integral"]
-            rows.append((f"{path}, {times}, {how}", row.value, row.ci_low, row.ci_high, colour))
+    findings = ("relative variance of the loss", "variance of the gradient, over plain")
+    names = sorted(set(found[found.finding == findings[0]].of), reverse=True)
+    for axis, finding in zip(axes, findings, strict=True):
+        part = found[found.finding == finding].set_index("of")
+        rows: list[tuple[str, float, float, float, str]] = []
+        for name in names:
+            colour = COLOURS["flow" if "importance" in name else "path_integral"]
+            plain = (1.0, np.nan, np.nan)
+            value, low, high = part.loc[name, ["value", "ci_low", "ci_high"]] if name in part.index else plain
+            rows.append((name.replace(" ", ", "), value, low, high, colour))
         _dots(axis, rows, "{:.2g}")
-        axis.set(title=what, xscale="log", xlabel="variance / mean²" if what == "loss" else "noise / mean²")
+    axes[0].set(title="loss of an example", xscale="log", xlabel="variance / mean²")
+    axes[1].set(title="gradient of a batch", xscale="log", xlabel="variance, uniform independent times = 1")
+    axes[1].axvline(1, color=GREY, lw=0.8)
+    plain_log_ticks(axes[0], "x", [0.03, 0.1, 0.3, 1])
+    plain_log_ticks(axes[1], "x", [0.1, 0.2, 0.5, 1, 2])
     axes[1].set_yticklabels([])
     return figure
 
@@ -144,7 +151,7 @@ def dequantization(tables: Path) -> Figure:
         ]
         _dots(axis, rows, "{:+.3f}")
         axis.axvline(0, color=GREY, lw=0.8)
-        axis.set(title=f"trained, {dataset}", xlabel="above truncated normal (bits/dim)", xlim=(-0.4, None))
+        axis.set(title=f"trained, {dataset}", xlabel="bits/dim against\ntruncated normal")
     handles = [Patch(color=COLOURS[name], label=label) for name, label in SCHEMES.items()]
     lines = [Line2D([], [], color=GREY, ls=line, label=label)
              for line, label in (("-", "γ₀ = −13.3"), (":", "later start, −11.8"))]  # fmt: skip
@@ -216,6 +223,7 @@ def _dots(axis: Axes, rows: list[tuple[str, float, float, float, str]], numbers:
     axis.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)])
     axis.set_ylim(-0.5, len(rows) - 0.3)
     axis.margins(x=0.2)
+    axis.locator_params(axis="x", nbins=5)
 
 
 def _zoom(curves: pd.DataFrame) -> tuple[float, float]:

@@ -107,28 +107,27 @@ def _ablations(curves: pd.DataFrame) -> Iterator[Row]:
 
 
 def _noise(variance: pd.DataFrame) -> Iterator[Row]:
-    """Relative variances of every objective, and the ratio of uniform to importance-sampled times."""
+    """The noise of loss and gradient under every kind of times, and over that of independent uniform times."""
     dataset, batch = variance.dataset.iloc[0], int(variance.batch_size.iloc[0])
-    found: dict[tuple[str, str, bool], dict[str, list[float]]] = {}
-    for key, part in groups(variance, "path", "times", "stratified"):
-        per_seed = [_relative(rows, batch) for _, rows in groups(part, "seed")]
-        found[key] = {"loss": [loss for loss, _ in per_seed], "gradient": [gradient for _, gradient in per_seed]}
-    for (path, times, stratified), values in found.items():
-        how = "low-discrepancy" if stratified else "independent"
-        for what, numbers in values.items():
-            yield _row(f"relative variance of the {what}", dataset, f"{path} {times} {how}", "", "", numbers, "seeds")
-            if times == "importance":
-                uniform = found[path, "uniform", stratified][what]
-                ratios = [a / b if b > 0 else math.nan for a, b in zip(uniform, numbers, strict=True)]
-                names = f"{path} uniform {how}", f"{path} importance {how}"
-                yield _ratio(f"ratio of variances of the {what}", dataset, *names, ratios, "seeds")
+    for path, rows in groups(variance, "path"):
+        found: dict[str, dict[str, list[float]]] = {}
+        for (times, stratified), part in groups(rows, "times", "stratified"):
+            per_seed = [noise_of(batches, batch) for _, batches in groups(part, "seed")]
+            how = f"{path} {times} {'low-discrepancy' if stratified else 'independent'}"
+            found[how] = {"loss": [loss for loss, _ in per_seed], "gradient": [gradient for _, gradient in per_seed]}
+        plain = f"{path} uniform independent"
+        for how, values in found.items():
+            yield _row("relative variance of the loss", dataset, how, "", "", values["loss"], "seeds")
+            if how != plain:
+                for what, numbers in values.items():
+                    ratios = [ours / theirs for ours, theirs in zip(numbers, found[plain][what], strict=True)]
+                    yield _ratio(f"variance of the {what}, over plain", dataset, how, plain, ratios, "seeds")
 
 
-def _relative(rows: pd.DataFrame, batch: int) -> tuple[float, float]:
-    """B Var L/(E L)² and the gradient's noise over its squared mean, which may come out negative where all is noise."""
+def noise_of(rows: pd.DataFrame, batch: int) -> tuple[float, float]:
+    """B Var L/(E L)², and the variance of the gradient E‖g‖² − E[g·g′], in nats² per unit of the weights."""
     loss = batch * rows.loss_nats.var() / rows.loss_nats.mean() ** 2
-    squared_mean = rows.gradient_next.mean()
-    return float(loss), float((rows.gradient_norm2.mean() - squared_mean) / squared_mean)
+    return float(loss), float(rows.gradient_norm2.mean() - rows.gradient_next.mean())
 
 
 def _dequantizations(likelihood: pd.DataFrame) -> Iterator[Row]:

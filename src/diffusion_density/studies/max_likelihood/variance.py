@@ -3,11 +3,11 @@ r"""The noise of the objective at fixed weights, by density of times and by stra
 Batches of B images, each with one throw, give losses L and gradients g. One row a batch holds L, ‖g‖² and g · g′ with
 the gradient g′ of the next batch. From them
 
-.. math:: \frac{B\,\mathrm{Var}\,L}{(E L)^2}, \qquad
-          \frac{E\|g\|^2 - E[g \cdot g']}{E[g \cdot g']},
+.. math:: \frac{B\,\mathrm{Var}\,L}{(E L)^2}, \qquad E\|g\|^2 - E[g \cdot g'],
 
-the relative variance of the loss of one example (where times are independent) and the noise of the gradient over its
-squared mean. All objectives share images and noise and differ in their times alone.
+the relative variance of the loss of one example (where times are independent) and the variance of the gradient. The
+expected gradient, unlike that of the loss, is nearly nothing at trained weights and is the same for all objectives, so
+the variances are compared with each other. All objectives share images and noise and differ in their times alone.
 """
 
 from pathlib import Path

@@ -234,7 +234,8 @@ def test_a_report_is_made(finished: Finished) -> None:
     page = (repository.path / "results/smoke/report.html").read_text()
     for name in [name for figures in STUDIES.values() for name in figures]:
         assert f"{name}.svg" in page
-    assert "cifar-10-binary.tar.gz" in page, "the report does not say how to get what is absent"
+    assert "datasets.csv" in page, "the report has no table of the image sets, present and absent"
+    assert "cifar-10-binary.tar.gz" in (repository.path / IMAGES / "tables/datasets.csv").read_text()
     assert "WorkflowError" not in page
 
 

@@ -14,6 +14,7 @@ from diffusion_density.networks.blocks import (
     fine_features,
     initialize,
     level_frequencies,
+    noise_of_levels,
 )
 from diffusion_density.networks.cost import flops, parameters
 from diffusion_density.networks.unet import FullResolutionUNet, SmallUNet
@@ -220,6 +221,22 @@ def test_contrasts_start_blind_to_a_constant_and_spread_in_gain() -> None:
     assert gains[[0, -1]].tolist() == pytest.approx([1, math.exp(5)])
     x = torch.randn(1, 3, 5, 5, generator=generator())
     torch.testing.assert_close(contrasts(x, time, none), contrasts.filters(x) * gains[:, None, None])
+
+
+@pytest.mark.parametrize("levels", [17, 256])
+@pytest.mark.parametrize("tau", [3.02, 1.4])
+def test_the_noise_of_levels_is_the_expectation_over_all_levels(levels: int, tau: float) -> None:
+    sigma = 1 / (levels * tau)
+    alpha = math.sqrt(1 - sigma**2)
+    z = torch.linspace(-0.8, 0.8, 4001, dtype=torch.float64)
+    centres = 2 * (torch.arange(levels, dtype=torch.float64) + 0.5) / levels - 1
+    distances = (z[:, None] - alpha * centres) / sigma
+    exact = ((-0.5 * distances**2).softmax(1) * distances).sum(1)
+    noise = torch.full((1, 1, 1, 1), sigma, dtype=torch.float64)
+    ours = noise_of_levels(z.view(1, 1, 1, -1), levels, noise).flatten()
+    faded = math.exp(-0.5 * (math.pi * levels / 2 * sigma) ** 2)
+    torch.testing.assert_close(ours, exact * faded, rtol=0, atol=1e-6)
+    assert exact.abs().max() > 0.1
 
 
 def test_what_is_finer_than_the_noise_fades() -> None:

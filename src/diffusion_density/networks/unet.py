@@ -5,8 +5,9 @@ resolution anywhere, residual blocks down and up with a skip from each, attentio
 CPUs: most of its weights work at low resolution, where they cost little.
 
 The paper's network returns z + NN(z, s). The small one returns NN(z, s) plus a linear map, which depends on the time,
-of contrasts between neighbouring pixels and of the fine features of each pixel. That part is quick to learn: it holds
-the linear (Wiener) prediction at middle noise and the decoding of levels at the least noise. The last layer of NN, of
+of contrasts between neighbouring pixels and of the fine features of each pixel, one of which is the noise that a level
+nearby would explain. That part is quick to learn: it holds the linear (Wiener) prediction at middle noise and the
+decoding of levels at the least noise. The last layer of NN, of
 every residual branch and of the linear part starts at zero.
 """
 
@@ -27,6 +28,7 @@ from diffusion_density.networks.blocks import (
     TimeEmbedding,
     fine_features,
     initialize,
+    noise_of_levels,
     zeroed,
 )
 
@@ -183,8 +185,8 @@ class SmallUNet(nn.Module):
         self.time = TimeEmbedding(time_width, time_width)
         self.contrasts = Contrasts(channels, contrasts, time_width)
         self.from_contrasts = zeroed(nn.Conv2d(contrasts, channels, 1, bias=False))
-        self.from_pixels = zeroed(nn.Linear(time_width, 1 + 2 * len(frequencies)))
-        features = channels * (1 + 2 * len(frequencies)) + contrasts
+        self.from_pixels = zeroed(nn.Linear(time_width, 2 + 2 * len(frequencies)))
+        features = channels * (2 + 2 * len(frequencies)) + contrasts
         self.stem = nn.Conv2d(features * patch**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList(level(width) for width in widths)
         self.coarsen = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
@@ -208,7 +210,9 @@ class SmallUNet(nn.Module):
             raise InputError(f"U-Net: images of {x.shape[2]}×{x.shape[3]} are not a multiple of {factor} pixels")
         s = distinct_time(s)
         time, noise = self.time(s), self._noise(s)[:, None, None, None]
-        pixels, contrasts = fine_features(x, self.frequencies, noise), self.contrasts(x, time, noise)
+        decoded = noise_of_levels(x, 2 * self.frequencies[-1], noise)
+        pixels = torch.cat([fine_features(x, self.frequencies, noise), decoded], dim=1)
+        contrasts = self.contrasts(x, time, noise)
         linear = pixels.unflatten(1, (-1, x.shape[1])) * self.from_pixels(time)[:, :, None, None, None]
         features = pixel_unshuffle(torch.cat([pixels, contrasts.asinh()], dim=1), self.patch)
         h = self.stem(features.contiguous(memory_format=torch.channels_last))

@@ -34,7 +34,7 @@ class Peer(nn.Module):
             in_channels=3,
             out_channels=3,
             layers_per_block=1,
-            block_out_channels=(32, 48, 64),
+            block_out_channels=(32, 40, 56),
             down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
             norm_num_groups=8,

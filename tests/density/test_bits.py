@@ -39,7 +39,7 @@ def stderr(result: LogDensity) -> Tensor:
 
 
 def for_levels(levels: int, path: str = "vp", scheme: Scheme = "truncated_normal") -> LogLinear:
-    return LogLinear(start_gamma(levels, scheme), 5.0, path)  # type: ignore[arg-type]
+    return LogLinear(start_gamma(levels, scheme), 5.0, path)
 
 
 def pixels(levels: int, repeats: int = 1) -> Tensor:
@@ -92,7 +92,7 @@ def lumpy(levels: int) -> Tensor:
 @BOTH
 def test_a_normal_law_of_64_dimensions(path: str, record_property: Callable[[str, object], None]) -> None:
     """The exact velocity: the solver is the only error. The 90 calls of section 4 are more than enough."""
-    exact, images = squares(8, 3, LogLinear(path=path))  # type: ignore[arg-type]
+    exact, images = squares(8, 3, LogLinear(path=path))
     result = score(network_of(exact, "velocity"), images, divergence="exact")
     scheme = dequantization("truncated_normal", 256, *exact.schedule.at(0.0))
     draws = scheme.draw(images, 1, generator=seeded(1), dtype=torch.float64)
@@ -124,7 +124,7 @@ def uniform_model(schedule: Schedule, bound: float) -> DiffusionModel:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_uniform_density_costs_exactly_eight_bits_in_any_scaling(path: str, gamma: float, weighted: bool) -> None:
     """The scaling is α₀, from 1 down to 0.73 here; three channels, several draws."""
-    schedule = LogLinear(gamma, 5.0, path)  # type: ignore[arg-type]
+    schedule = LogLinear(gamma, 5.0, path)
     model = uniform_model(schedule, schedule.at(0.0)[0])
     images = torch.randint(0, 256, (5, 3, 2, 2), generator=seeded(0), dtype=torch.uint8)
     options = {"dequantization": "uniform", "draws": 3, "importance_weighted": weighted}
@@ -299,7 +299,7 @@ def test_no_call_has_more_rows_than_a_chunk(options: dict[str, Any], estimator: 
 @BOTH
 def test_an_image_alone_and_among_others(options: dict[str, Any], path: str) -> None:
     """One generator, image after image: the same draws, so that nothing but the solver's steps differs."""
-    exact, images = squares(3, 5, LogLinear(path=path))  # type: ignore[arg-type]
+    exact, images = squares(3, 5, LogLinear(path=path))
     many = score(exact, images, **options).value
     one = seeded(1)
     alone = [bits_per_dim(exact, i, generator=one, dtype=torch.float64, **options).value for i in images.split(1)]
@@ -405,7 +405,7 @@ def normal_terms(variance: float, images: Tensor, schedule: LogLinear) -> Tensor
 @BOTH
 def test_the_three_terms_are_their_closed_forms(path: str) -> None:
     """On images with the mean square of photographs, ¼: 0.0104 and 0.0012 bits/dim, and the integral."""
-    schedule = LogLinear(path=path)  # type: ignore[arg-type]
+    schedule = LogLinear(path=path)
     dims, variance = 12, 0.25
     eye = torch.eye(dims, dtype=torch.float64)
     law = GaussianMixture(doubles(1.0), torch.zeros(1, dims).double(), variance * eye[None])
@@ -413,7 +413,7 @@ def test_the_three_terms_are_their_closed_forms(path: str) -> None:
     images = torch.full((40, 3, 2, 2), 191, dtype=torch.uint8)  # |x| = ½
     images[:, :, 0] = 64
     options = {"throws": 400, "chunk": 16_000}
-    terms = bound_terms(model, images, generator=seeded(2), dtype=torch.float64, **options)  # type: ignore[arg-type]
+    terms = bound_terms(model, images, generator=seeded(2), dtype=torch.float64, **options)
     assert terms.stderr is not None
     assert terms.reconstruction[0].item() == pytest.approx(0.0104, abs=2e-4)
     alpha, sigma = schedule.at(1.0)

@@ -139,8 +139,8 @@ def test_a_point_alone_and_among_others(tolerance: float) -> None:
 @pytest.mark.parametrize("options", [{}, {"divergence": "hutchinson", "probes": 2}])
 def test_images_are_points(options: dict[str, object]) -> None:
     exact, x, _ = exact_points(6, 5)
-    flat = flow(exact, x, generator=seeded(1), **options)  # type: ignore[arg-type]
-    image = flow(exact, x.reshape(5, 1, 2, 3), generator=seeded(1), **options)  # type: ignore[arg-type]
+    flat = flow(exact, x, generator=seeded(1), **options)
+    image = flow(exact, x.reshape(5, 1, 2, 3), generator=seeded(1), **options)
     torch.testing.assert_close(image.value, flat.value, rtol=1e-11, atol=1e-11)
     assert image.network_evaluations == flat.network_evaluations
 
@@ -195,7 +195,7 @@ def broken(exact: ExactModel, when: float) -> DiffusionModel:
 def test_a_point_without_a_finite_field_is_told_and_harms_no_other(when: float, options: dict[str, object]) -> None:
     exact, x, truth = exact_points(2, 6)
     far = torch.cat([x[:3], doubles(9.0, 0.0)[None], x[3:]])
-    result = flow(broken(exact, when), far, rtol=1e-6, atol=1e-6, generator=seeded(0), **options)  # type: ignore[arg-type]
+    result = flow(broken(exact, when), far, rtol=1e-6, atol=1e-6, generator=seeded(0), **options)
     assert result.status is not None
     assert result.status.tolist() == [0, 0, 0, 1, 0, 0, 0]
     assert result.value.isnan().tolist() == [False] * 3 + [True] + [False] * 3
@@ -203,7 +203,7 @@ def test_a_point_without_a_finite_field_is_told_and_harms_no_other(when: float, 
     if options:
         assert result.stderr is not None
         assert result.stderr.isnan().tolist() == result.value.isnan().tolist()
-        alone = flow(exact, far, rtol=1e-6, atol=1e-6, generator=seeded(0), **options)  # type: ignore[arg-type]
+        alone = flow(exact, far, rtol=1e-6, atol=1e-6, generator=seeded(0), **options)
         truth = alone.value[result.status == 0]
     assert (others - truth).abs().max() < 1e-4
     assert result.failures() == "1 of 7 points: the field was not finite"
@@ -282,7 +282,7 @@ def test_single_precision() -> None:
 def test_wrong_settings_are_named(options: dict[str, object], message: str) -> None:
     exact, x, _ = exact_points(2, 3)
     with pytest.raises(InputError, match=message):
-        flow(exact, x.float(), **options)  # type: ignore[arg-type]
+        flow(exact, x.float(), **options)
 
 
 @pytest.mark.parametrize(

@@ -39,19 +39,18 @@ from diffusion_density.studies.max_likelihood import (
     trace,
     variance,
 )
-from diffusion_density.studies.max_likelihood.sizes import (
+from diffusion_density.studies.max_likelihood.jobs import (
     Arm,
     Curve,
     Evaluation,
     Likelihood,
-    MaxLikelihoodSizes,
     Optimiser,
     Run,
     Samples,
     Trace,
     Variance,
-    arms,
 )
+from diffusion_density.studies.max_likelihood.sizes import MaxLikelihoodSizes, arms
 from diffusion_density.studies.max_likelihood.train import second_order_cost, snapshot_steps, train
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.cost import FIRST_ORDER, SECOND_ORDER, step_flops

@@ -18,7 +18,7 @@ class _Counter(TorchDispatchMode):
     """Adds up torch's own counts; its `FlopCounterMode` can't follow a gradient of a gradient."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch left this method without annotations
         self.total = 0
 
     def __torch_dispatch__(

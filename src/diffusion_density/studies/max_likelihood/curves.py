@@ -10,8 +10,8 @@ from tqdm import tqdm
 from diffusion_density import artifacts
 from diffusion_density.data.images import ImageSet
 from diffusion_density.density.bound import bound_terms
+from diffusion_density.studies.max_likelihood.jobs import Curve, Run
 from diffusion_density.studies.max_likelihood.models import columns, load
-from diffusion_density.studies.max_likelihood.sizes import Curve, Run
 
 _SEED = 20230505  # of the throws, which all networks share
 

@@ -20,8 +20,8 @@ from diffusion_density.density.bound import ROWS
 from diffusion_density.density.dequantization import Scheme, start_gamma
 from diffusion_density.density.result import LogDensity
 from diffusion_density.model import DiffusionModel
+from diffusion_density.studies.max_likelihood.jobs import Evaluation, Run
 from diffusion_density.studies.max_likelihood.models import columns, last, load
-from diffusion_density.studies.max_likelihood.sizes import Evaluation, Run
 
 _SEED = 20230506  # of dequantization, probes and throws, which all networks share
 

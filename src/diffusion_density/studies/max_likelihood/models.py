@@ -13,7 +13,7 @@ from diffusion_density.errors import InputError
 from diffusion_density.model import DiffusionModel
 from diffusion_density.networks.build import build_unet
 from diffusion_density.schedules import LogLinear
-from diffusion_density.studies.max_likelihood.sizes import Arm, Run
+from diffusion_density.studies.max_likelihood.jobs import Arm, Run
 from diffusion_density.training.flow_matching import FlowMatching
 
 GAMMA_MAX = 5.0  # sheet D, section 1.1

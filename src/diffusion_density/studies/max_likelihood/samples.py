@@ -15,8 +15,8 @@ from diffusion_density.density.dequantization import to_images, to_unit
 from diffusion_density.errors import NumericalError
 from diffusion_density.sampling.flow_sampler import sample_flow
 from diffusion_density.sampling.quality import sliced_wasserstein
+from diffusion_density.studies.max_likelihood.jobs import Run, Samples
 from diffusion_density.studies.max_likelihood.models import columns, last, load
-from diffusion_density.studies.max_likelihood.sizes import Run, Samples
 
 _SEED = 20230508
 CHUNK = 64

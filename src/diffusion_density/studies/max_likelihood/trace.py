@@ -20,8 +20,8 @@ from diffusion_density.density.dequantization import to_unit
 from diffusion_density.density.divergence import with_divergence
 from diffusion_density.model import DiffusionModel
 from diffusion_density.predictions import target
+from diffusion_density.studies.max_likelihood.jobs import Run, Trace
 from diffusion_density.studies.max_likelihood.models import columns, last, load, objective
-from diffusion_density.studies.max_likelihood.sizes import Run, Trace
 from diffusion_density.training.flow_matching import FlowMatching
 
 _SEED = 20230507

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from diffusion_density import artifacts
 from diffusion_density.data.images import ImageSet
+from diffusion_density.studies.max_likelihood.jobs import Run
 from diffusion_density.studies.max_likelihood.models import Key, build, load_weights, objective, save
-from diffusion_density.studies.max_likelihood.sizes import Run
 from diffusion_density.training.cost import step_flops
 from diffusion_density.training.devices import Devices
 from diffusion_density.training.flow_matching import FlowMatching

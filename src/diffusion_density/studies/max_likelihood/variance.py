@@ -20,8 +20,8 @@ from tqdm import tqdm
 from diffusion_density import artifacts
 from diffusion_density.data.images import ImageSet
 from diffusion_density.density.dequantization import to_unit
+from diffusion_density.studies.max_likelihood.jobs import Run, Variance
 from diffusion_density.studies.max_likelihood.models import build, last, load, objective
-from diffusion_density.studies.max_likelihood.sizes import Run, Variance
 from diffusion_density.times import independent, low_discrepancy
 from diffusion_density.training.flow_matching import FlowMatching, TimeDensity
 from diffusion_density.training.randomness import seed_of

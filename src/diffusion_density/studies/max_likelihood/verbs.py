@@ -1,6 +1,6 @@
 """The verbs of the study ``max_likelihood``: one a workflow rule. They read settings, set up torch and record.
 
-Sizes arrive as JSON of the classes in `sizes`. The study's modules, and torch with them, are imported inside the verbs.
+Sizes arrive as JSON of the classes in `jobs`. The study's modules, and torch with them, are imported inside the verbs.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import typer
 from diffusion_density.config import parse
 from diffusion_density.errors import InputError
 from diffusion_density.studies.job import Out, Threads, job
-from diffusion_density.studies.max_likelihood.sizes import Curve, Evaluation, Run, Samples, Strict, Trace, Variance
+from diffusion_density.studies.max_likelihood.jobs import Curve, Evaluation, Run, Samples, Strict, Trace, Variance
 
 if TYPE_CHECKING:
     from diffusion_density.data.images import ImageSet

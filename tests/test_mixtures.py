@@ -9,7 +9,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from diffusion_density.errors import InputError
 from diffusion_density.mixtures import GaussianMixture
-from diffusion_density.schedules import Schedule
+from diffusion_density.schedules import LogLinear, Schedule
 from truths import SCHEDULES, doubles, random_mixture, seeded
 
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
@@ -70,11 +70,62 @@ def test_the_score_is_the_gradient_and_its_divergence_the_trace(schedule: Schedu
     torch.testing.assert_close(exact.score_divergence(x, s), torch.stack(traces), rtol=1e-9, atol=1e-9)
 
 
+@each_schedule
+@pytest.mark.parametrize("dimension", [1, 5])
+def test_the_posterior_covariance_is_tweedies(schedule: Schedule, dimension: int) -> None:
+    """Of second order, Cov(x₀|x) = (σ²/α²)(I + σ² ∇² log p_s), its trace by the divergence of the score."""
+    exact = random_mixture(dimension).diffused(schedule)
+    x = 2 * torch.randn(12, dimension, generator=seeded(3), dtype=torch.float64)
+    s = torch.linspace(0.15, 1.0, 12, dtype=torch.float64)
+    found = exact.posterior_covariance(x, s)
+    ratio, variance = (-schedule.log_snr(s)).exp(), schedule.sigma(s).square()
+    trace = ratio * (dimension + variance * exact.score_divergence(x, s))
+    torch.testing.assert_close(found.diagonal(dim1=1, dim2=2).sum(1), trace, rtol=1e-8, atol=1e-8)
+    hessians = [
+        torch.func.jacrev(lambda row, t=t: exact.score(row[None], t[None])[0])(row) for row, t in zip(x, s, strict=True)
+    ]
+    eye = torch.eye(dimension, dtype=torch.float64)
+    expected = ratio[:, None, None] * (eye + variance[:, None, None] * torch.stack(hessians))
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+@each_schedule
+def test_the_posterior_covariance_of_a_normal_law(schedule: Schedule) -> None:
+    """(C⁻¹ + (α²/σ²) I)⁻¹, wherever the point lies."""
+    mixture = random_mixture(4, components=1)
+    x = 3 * torch.randn(5, 2, 2, generator=seeded(3), dtype=torch.float64)
+    alpha, sigma = schedule.at(0.4)
+    precision = mixture.covariances[0].inverse() + (alpha / sigma) ** 2 * torch.eye(4, dtype=torch.float64)
+    found = mixture.diffused(schedule).posterior_covariance(x, 0.4)
+    torch.testing.assert_close(found, precision.inverse().expand(5, 4, 4), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dimension", [1, 3, 20])
+def test_posterior_covariances_are_covariances(dimension: int, generator: torch.Generator) -> None:
+    exact = random_mixture(dimension, components=6).diffused(SCHEDULES["vp"])
+    x = 2 * torch.randn(300, dimension, generator=generator, dtype=torch.float64)
+    s = torch.rand(300, generator=generator, dtype=torch.float64)
+    found = exact.posterior_covariance(x, s)
+    torch.testing.assert_close(found, found.mT, rtol=1e-12, atol=1e-14)
+    assert torch.linalg.eigvalsh(found).min() > -1e-12
+    at_zero = exact.posterior_covariance(x, 0.0)
+    assert at_zero.abs().max() < 1e-25  # the point is known
+
+
+def test_noise_forgets_the_point_and_keeps_the_covariance() -> None:
+    mixture = random_mixture(3, components=4)
+    centred = mixture.means - mixture.weights @ mixture.means
+    total = torch.einsum("k,kde->de", mixture.weights, mixture.covariances + centred[:, :, None] * centred[:, None])
+    exact = mixture.diffused(LogLinear(-5.0, 40.0))
+    found = exact.posterior_covariance(torch.randn(4, 3, generator=seeded(0), dtype=torch.float64), 1.0)
+    torch.testing.assert_close(found, total.expand(4, 3, 3), rtol=1e-6, atol=1e-6)
+
+
 def test_one_time_is_as_good_as_a_time_a_row() -> None:
     exact = random_mixture(3).diffused(SCHEDULES["vp"])
     x = torch.randn(5, 3, generator=seeded(4), dtype=torch.float64)
     times = torch.full((5,), 0.3, dtype=torch.float64)
-    for method in (exact.score, exact.log_prob, exact.score_divergence):
+    for method in (exact.score, exact.log_prob, exact.score_divergence, exact.posterior_covariance):
         for s in (0.3, torch.tensor(0.3, dtype=torch.float64)):
             torch.testing.assert_close(method(x, s), method(x, times), rtol=1e-13, atol=1e-13)
 
@@ -134,6 +185,7 @@ def test_single_precision_points_give_single_precision() -> None:
         (mixture.log_prob(x), mixture.log_prob(x.double())),
         (exact.score(x, 0.3), exact.score(x.double(), 0.3)),
         (exact.score_divergence(x, 0.3), exact.score_divergence(x.double(), 0.3)),
+        (exact.posterior_covariance(x, 0.3), exact.posterior_covariance(x.double(), 0.3)),
     ):
         assert value.dtype == torch.float32
         torch.testing.assert_close(value.double(), fine, rtol=1e-4, atol=1e-4)

@@ -22,6 +22,7 @@ from diffusion_density.data.catalogue import ARCHIVES, check_name, slug
 from diffusion_density.errors import InputError, NumericalError
 from diffusion_density.provenance import recording
 from diffusion_density.studies.density_estimators.verbs import verbs as density_estimators
+from diffusion_density.studies.density_formula.verbs import verbs as density_formula
 from diffusion_density.studies.job import Threads
 from diffusion_density.studies.max_likelihood.verbs import verbs as max_likelihood
 
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(density_estimators, name="density-estimators")
+app.add_typer(density_formula, name="density-formula")
 app.add_typer(max_likelihood, name="max-likelihood")
 
 
@@ -126,7 +128,7 @@ def sample(
 
 @app.command()
 def figure(
-    study: Literal["density_estimators", "max_likelihood"],
+    study: Literal["density_estimators", "density_formula", "max_likelihood"],
     name: str,
     tables: Annotated[Path, typer.Option(help="Folder of the study's tables.")],
     out: Annotated[Path, typer.Option(help="The .svg to write; a .png goes beside it.")],

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from diffusion_density.data.catalogue import check_name, slug
 from diffusion_density.errors import InputError
 from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes, TrainingRun
+from diffusion_density.studies.density_formula.sizes import DensityFormulaSizes
 from diffusion_density.studies.max_likelihood.sizes import MaxLikelihoodSizes
 
 ScaleName = Literal["smoke", "desk", "paper"]
@@ -68,6 +69,7 @@ class Scale(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, title="workflow/scales/<scale>.yaml")
 
     density_estimators: DensityEstimatorsSizes
+    density_formula: DensityFormulaSizes
     max_likelihood: MaxLikelihoodSizes
 
     @model_validator(mode="after")

@@ -6,6 +6,12 @@ matrix products. Writing P_k for the precision, a_k = −P_k (x − α m_k), and
 
 .. math:: \nabla\log p_s = \sum_k r_k a_k, \qquad
           \Delta\log p_s = \sum_k r_k (\|a_k\|^2 - \mathrm{tr} P_k) - \|\nabla\log p_s\|^2.
+
+The covariance of the clean point behind a noisy one is that within the components and that of their posterior means,
+
+.. math:: \mathrm{Cov}(x_0 | x_s = x) = \sum_k r_k \sigma^2 C_k P_k
+          + \sum_k r_k (\mu_k - \bar\mu)(\mu_k - \bar\mu)^T, \qquad
+          \mu_k = m_k - \alpha C_k a_k, \quad \bar\mu = \sum_k r_k \mu_k.
 """
 
 import math
@@ -148,6 +154,24 @@ class ExactModel(Model):
         joint, offsets, variances = self._terms(x, s)
         curvature = (offsets / variances).square().sum(2) - (1 / variances).sum(2)
         return (joint.softmax(1) * curvature).sum(1) - flat(self.score(x, s)).square().sum(1)
+
+    def posterior_covariance(self, x: Tensor, s: Tensor | float) -> Float[Tensor, "b d d"]:
+        """(B, D, D) Cov(x₀ | x_s = x) of the clean points behind noisy ones, positive semi-definite, in x's precision.
+
+        Args:
+            x: (B, *) noisy points, D numbers an event.
+            s: one time or (B,) times.
+        """
+        time = distinct_time(expand_time(s, x))
+        alpha, sigma = (f(time)[:, None, None] for f in (self.schedule.alpha, self.schedule.sigma))
+        joint, offsets, variances = self._terms(x, s)
+        values, vectors = self.mixture.eigenvalues.to(x), self.mixture.eigenvectors.to(x)
+        shares = joint.softmax(1)[..., None]
+        means = self.mixture.means.to(x) + torch.einsum("kde,bke->bkd", vectors, alpha * values / variances * offsets)
+        spread = shares.sqrt() * (means - (shares * means).sum(1, keepdim=True))
+        widths = (shares * values / variances).sqrt() * sigma  # (B, K, D)
+        roots = torch.cat([(widths[..., None] * vectors.mT).flatten(1, 2), spread], dim=1)  # (B, K·D + K, D)
+        return roots.mT @ roots
 
     def _terms(self, x: Tensor, s: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
         time = distinct_time(expand_time(s, x))

@@ -16,6 +16,7 @@ import diffusion_density as dd
 from diffusion_density import discrete_schedules
 from diffusion_density.broadcasting import per_row
 from diffusion_density.density.formula import Rule, expectation, formula, squared_errors, time_nodes
+from diffusion_density.density.formula_gap import predicted_gap_1d
 from diffusion_density.density.path_integral import ROWS
 from diffusion_density.errors import InputError
 from diffusion_density.mixtures import ExactModel, GaussianMixture
@@ -72,24 +73,6 @@ def errors(name: str, steps: int) -> dict[str, Tensor]:
     truth = mixture.log_prob(x)
     found = {rule: truth - expectation(exact, x, rule=rule, points=60) for rule in ("sum", "trapezoid")}
     return {**found, "start": truth - at_the_start(exact, x)}
-
-
-@cache
-def predicted_gaps(name: str, steps: int) -> tuple[float, float]:
-    """¼ Σ E‖l‖² and its sharper form ½ Σ E[l − log(1 + l)], l = (SNR_{t−1} − SNR_t) Cov(x₀|x_t) (sheet, section 4)."""
-    schedule = getattr(discrete_schedules, name)(steps)
-    exact = sheet().diffused(schedule)
-    y = torch.arange(-6, 6, STEP, dtype=torch.float64)
-    s = schedule.steps[1:].repeat_interleave(len(y))
-    rows = y.repeat(steps - 1)[:, None]
-    variance = schedule.sigma(s).square()
-    ratio = (-schedule.log_snr(s)).exp()
-    covariance = ratio * (1 + variance * exact.score_divergence(rows, s))
-    snr = schedule.log_snr_steps.exp()
-    eigenvalue = (-snr.diff()).repeat_interleave(len(y)) * covariance
-    probability = exact.log_prob(rows, s).exp() * STEP
-    square = 0.25 * (probability * eigenvalue.square()).sum()
-    return square.item(), 0.5 * (probability * (eigenvalue - eigenvalue.log1p())).sum().item()
 
 
 # --- the continuous formula -------------------------------------------------------------------------------------------
@@ -205,13 +188,13 @@ def test_the_predicted_gap(name: str, steps: int) -> None:
     found = errors(name, steps)
     gap = mean_over(sheet(), found["sum"][len(POINTS) :])
     truncation = mean_over(sheet(), found["start"][len(POINTS) :])
-    square, sharp = predicted_gaps(name, steps)
+    predicted = predicted_gap_1d(sheet(), getattr(discrete_schedules, name)(steps))
     assert gap > 0
-    assert gap - truncation == pytest.approx(sharp, rel=0.01)
+    assert gap - truncation == pytest.approx(predicted.sharp, rel=0.01)
     if name in ("paper", "uniform_log_snr"):
-        assert gap == pytest.approx(square, rel=0.05)
+        assert gap == pytest.approx(predicted.quadratic, rel=0.05)
     else:  # early steps with β_t of the order of 1 − ᾱ_t: the square overestimates
-        assert square > 1.05 * gap
+        assert predicted.quadratic > 1.05 * gap
 
 
 class Closed:

@@ -135,3 +135,22 @@ def test_a_stack_can_be_trained() -> None:
 def test_networks_of_different_shapes_are_not_stacked(other: dict[str, object]) -> None:
     with pytest.raises(InputError, match="different shapes"):
         MLP.stack([network(), network(**other)])  # type: ignore[arg-type]
+
+
+def test_a_conditional_network_is_given_its_context_row_by_row() -> None:
+    conditional = MLP(3, (16,), 4, 6, 0.5, context=2, skip=True, generator=seeded(3)).double()
+    x, s = inputs(12)
+    context = torch.randn(4, 2, generator=seeded(4), dtype=torch.float64)
+    found = conditional.given(context)(x, s)
+    assert found.shape == (12, 3)
+    for index in range(12):
+        row = torch.cat([x[index], context[index // 3]])[None]  # three rows each, in order
+        torch.testing.assert_close(found[index], conditional(row, s[index : index + 1])[0])
+    assert (conditional.given(context.flip(0))(x, s) - found).abs().max() > 1e-3
+
+
+def test_a_stack_side_by_side_gives_equal_shares_of_the_rows_to_its_members() -> None:
+    members = [network(0), network(1)]
+    x, s = inputs(10)
+    expected = torch.cat([net(*rows) for net, *rows in zip(members, x.split(5), s.split(5), strict=True)])
+    torch.testing.assert_close(MLP.stack(members).side_by_side()(x, s), expected, rtol=1e-12, atol=1e-12)

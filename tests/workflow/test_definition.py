@@ -9,10 +9,12 @@ import pytest
 
 from diffusion_density import config
 from diffusion_density.figures.density_estimators import FIGURES
+from diffusion_density.figures.density_formula import FIGURES as FORMULA_FIGURES
 from diffusion_density.figures.max_likelihood import FIGURES as IMAGE_FIGURES
+from diffusion_density.studies.density_formula.sizes import EXPERIMENTS
 from repository import ROOT, Repository, figure_tables
 
-STUDIES = {"density_estimators": FIGURES, "max_likelihood": IMAGE_FIGURES}
+STUDIES = {"density_estimators": FIGURES, "density_formula": FORMULA_FIGURES, "max_likelihood": IMAGE_FIGURES}
 
 
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
@@ -22,7 +24,14 @@ def test_every_scale_resolves(repository: Repository, scale: str) -> None:
     expected = {f"{rule} {run}" for rule in ("train", "evaluate") for run in runs}
     expected |= {f"table {table}" for table in ("throws", "objectives", "samples", "dimensions")}
     expected |= {"dataset", "timing", "agreement", "all", *(f"figure_{figure}" for figure in FIGURES)}
-    assert {job for job in planned if not job.startswith("max_likelihood")} == expected
+    assert {job for job in planned if not job.startswith(("density_formula", "max_likelihood"))} == expected
+
+
+@pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
+def test_every_scale_resolves_for_the_formula(repository: Repository, scale: str) -> None:
+    jobs = {*EXPERIMENTS, *(f"figure_{figure}" for figure in FORMULA_FIGURES), "train", "measure"}
+    planned = repository.planned("density_formula", "--config", f"scale={scale}")
+    assert planned == {f"density_formula_{job}" for job in jobs} | {"density_formula"}
 
 
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
@@ -74,7 +83,7 @@ def test_every_job_says_what_it_needs(repository: Repository) -> None:
     text = repository.snakemake("-n", "--config", "scale=paper", "--workflow-profile", "workflow/profiles/slurm")
     jobs = re.findall(r"rule (\w+):\n((?: {4}.*\n)*)", text)
     for rule, details in jobs:
-        if rule not in {"all", "density_estimators", "max_likelihood"}:
+        if rule not in {"all", *STUDIES}:
             assert re.search(r"resources: .*\bmem_mb=\d+.*\bgpu=\d+.*\bruntime=\d+", details), rule
             assert "    log: logs/paper/" in details, rule
             assert "    benchmark: logs/paper/" in details, rule

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from diffusion_density.errors import InputError
-from diffusion_density.figures import max_likelihood
+from diffusion_density.figures import density_formula, max_likelihood
 from diffusion_density.figures.density_estimators import FIGURES
 from repository import Repository, copy, figure_tables
 
@@ -22,7 +22,11 @@ pytestmark = pytest.mark.slow
 SMOKE = ("--cores", "2", "--config", "scale=smoke")
 STUDY = "results/smoke/density_estimators"
 IMAGES = "results/smoke/max_likelihood"
-STUDIES = {"density_estimators": FIGURES, "max_likelihood": max_likelihood.FIGURES}
+STUDIES = {
+    "density_estimators": FIGURES,
+    "density_formula": density_formula.FIGURES,
+    "max_likelihood": max_likelihood.FIGURES,
+}
 Finished = tuple[Repository, dict[str, int]]
 
 
@@ -164,7 +168,13 @@ def test_editing_another_paper_reruns_nothing(finished: Finished) -> None:
     source = repository.path / "src/diffusion_density"
     with edited(source / "data/images.py", "\n", "\n# edited\n"), edited(source / "cli.py", "\n", "\n# edited\n"):
         planned = repository.planned(*SMOKE)
-    assert {job for job in planned if not job.startswith("max_likelihood_")} == {"all"}
+    assert not {job for job in planned if not job.startswith(("density_formula_", "max_likelihood_"))} - {"all"}
+
+
+def test_editing_one_experiment_reruns_it_alone(finished: Finished) -> None:
+    repository, _ = finished
+    with edited(repository.path / "src/diffusion_density/studies/density_formula/toy.py", "\n", "\n# edited\n"):
+        assert repository.planned(*SMOKE) == {"density_formula_toy", "density_formula_figure_weightings", "all"}
 
 
 IMAGE_FIGURE_RULES = {f"max_likelihood_figure_{name}" for name in max_likelihood.FIGURES}

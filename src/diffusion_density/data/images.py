@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -104,21 +104,34 @@ def load(name: str, data_dir: Path, *, download: bool = True, timeout: float = 1
     return _npz(files(name, data_dir)[0])
 
 
-def _digits() -> ImageSet:
-    """1,797 digits (UCI test set), split 80/20 by a permutation that numpy froze for good (RandomState)."""
+def digit_labels() -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]]:
+    """The classes 0 … 9 of the training and of the test images of `digits`, in their order."""
+    return _digit_arrays()[1]
+
+
+def _digit_arrays() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Images and labels of the 1,797 digits (UCI test set), each split 80/20 by a permutation that numpy froze for good
+    (RandomState)."""
     from sklearn.datasets import load_digits
 
-    images = torch.from_numpy(load_digits().images.astype(np.uint8))[:, None]
-    images = images[torch.from_numpy(np.random.RandomState(0).permutation(len(images)))]
-    held_out = len(images) // 5
+    digits = load_digits()
+    order = np.random.RandomState(0).permutation(len(digits.target))
+    held_out = len(order) // 5
+    images = torch.from_numpy(digits.images.astype(np.uint8)[order])[:, None]
+    labels = torch.from_numpy(digits.target.astype(np.int64)[order])
+    return (images[held_out:], images[:held_out]), (labels[held_out:], labels[:held_out])
+
+
+def _digits() -> ImageSet:
+    train, test = _digit_arrays()[0]
     return ImageSet(
         name="digits",
-        train=images[held_out:].contiguous(),
-        test=images[:held_out].contiguous(),
+        train=train.contiguous(),
+        test=test.contiguous(),
         levels=17,
         variant="",
         origin="scikit-learn load_digits (UCI optical recognition of handwritten digits, test part)",
-        sha256={"pixels": _pixels_sha256(images)},
+        sha256={"pixels": _pixels_sha256(test, train)},
         terms="CC BY 4.0 (UCI)",
     )
 

@@ -7,12 +7,24 @@ from diffusion_density._lazy import export
 if TYPE_CHECKING:
     from diffusion_density.density.bits import bits_per_dim
     from diffusion_density.density.bound import BoundTerms, bound_terms
+    from diffusion_density.density.chain import chain
+    from diffusion_density.density.class_posterior import class_log_posterior
     from diffusion_density.density.flow import flow
     from diffusion_density.density.formula import formula
     from diffusion_density.density.path_integral import path_integral
     from diffusion_density.density.result import LogDensity
 
-__all__ = ["BoundTerms", "LogDensity", "bits_per_dim", "bound_terms", "flow", "formula", "path_integral"]
+__all__ = [
+    "BoundTerms",
+    "LogDensity",
+    "bits_per_dim",
+    "bound_terms",
+    "chain",
+    "class_log_posterior",
+    "flow",
+    "formula",
+    "path_integral",
+]
 
 export(
     __name__,
@@ -21,6 +33,8 @@ export(
         "LogDensity": "result:LogDensity",
         "bits_per_dim": "bits:bits_per_dim",
         "bound_terms": "bound:bound_terms",
+        "chain": "chain:chain",
+        "class_log_posterior": "class_posterior:class_log_posterior",
         "flow": "flow:flow",
         "formula": "formula:formula",
         "path_integral": "path_integral:path_integral",

@@ -38,9 +38,9 @@ from scipy.special import roots_legendre
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from diffusion_density.batching import BLOCK, ROWS, normals
 from diffusion_density.broadcasting import flat, per_row
-from diffusion_density.density.path_integral import BLOCK, ROWS
-from diffusion_density.density.result import LogDensity, check_points
+from diffusion_density.density.result import LogDensity, check_points, estimated
 from diffusion_density.errors import InputError
 from diffusion_density.model import GaussianPrior, Model
 from diffusion_density.schedules import Discrete, Schedule
@@ -100,16 +100,13 @@ def formula(
             if gains is not None:
                 values[-1] = values[-1] + gains.mean(1)
                 variances[-1] = variances[-1] + gains.var(1) / gains.shape[1]
-    value, stderr = torch.cat(values).clone(), torch.cat(variances).sqrt()
-    failed = ~value.isfinite()
-    return LogDensity(
-        value=value.masked_fill(failed, torch.nan),
-        stderr=stderr.masked_fill(failed, torch.nan),
+    return estimated(
+        torch.cat(values).clone(),
+        torch.cat(variances).sqrt(),
         kind="lower",
         of="sde",
         network_evaluations=times * throws,
         settings={"estimator": "formula", "rule": rule, "steps": nodes.steps, "throws": throws},
-        status=failed.long(),
     )
 
 
@@ -248,10 +245,7 @@ def _pairs(
     # points together are one chunk, a point alone takes whole blocks of normals: its draws are the same ones
     most = len(times) if batch > 1 else max(BLOCK, chunk // 2 // BLOCK * BLOCK)
     for s, coefficient in zip(times.split(most), share.split(most), strict=True):
-        width = size * (2 if free else 1)
-        padded = -(-len(s) * width // BLOCK) * BLOCK
-        drawn = torch.randn(batch, padded, generator=generator, dtype=x.dtype, device=x.device)
-        draws = drawn[:, : len(s) * width].reshape(batch, len(s), width)
+        draws = normals(x, len(s), size * (2 if free else 1), generator)
         z = draws[..., :size].reshape(batch, len(s), *event)
         both = squared_errors(model, x, s.repeat(2), torch.cat([z, -z], dim=1)).unflatten(1, (2, len(s))).mean(1)
         excess = draws[..., :size].double().square().sum(2) - size

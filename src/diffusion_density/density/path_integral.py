@@ -21,13 +21,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffusion_density.batching import ROWS, normals
 from diffusion_density.broadcasting import per_row
-from diffusion_density.density.result import LogDensity, check_points
+from diffusion_density.density.result import LogDensity, check_points, estimated
 from diffusion_density.errors import InputError
 from diffusion_density.model import GaussianPrior, Model
-
-ROWS = 16_384  # rows of one network call: more only leave the cache
-BLOCK = 16  # torch fills normals in blocks of 16; whole blocks make a point's draws independent of its batch mates
 
 
 def path_integral(
@@ -76,16 +74,13 @@ def path_integral(
             means.append(total / throws)
             variances.append((square / throws - means[-1].square()).clamp_min(0) / (throws - 1))
         value = _prior_reference(model, x).double() + torch.cat(means)
-    value, stderr = value.clone(), torch.cat(variances).sqrt()
-    failed = ~value.isfinite()
-    return LogDensity(
-        value=value.masked_fill(failed, torch.nan),
-        stderr=stderr.masked_fill(failed, torch.nan),
+    return estimated(
+        value.clone(),
+        torch.cat(variances).sqrt(),
         kind="lower",
         of="sde",
         network_evaluations=throws,
         settings={"estimator": "path_integral", "method": method, "throws": throws, "cutoff": cutoff},
-        status=failed.long(),
     )
 
 
@@ -100,10 +95,7 @@ def _throw(model: Model, x: Tensor, count: int, generator: torch.Generator, cuto
     batch, event = x.shape[0], x.shape[1:]
     free = not isinstance(model.prior, GaussianPrior)
     size = event.numel()
-    width = 1 + size * (2 if free else 1)
-    padded = -(-count * width // BLOCK) * BLOCK
-    drawn = torch.randn(batch, padded, generator=generator, dtype=x.dtype, device=x.device)
-    draws = drawn[:, : count * width].reshape(batch * count, width)
+    draws = normals(x, count, 1 + size * (2 if free else 1), generator).flatten(0, 1)
     first = schedule.s_min + cutoff * (schedule.s_max - schedule.s_min)
     s = first + (schedule.s_max - first) * torch.special.ndtr(draws[:, 0])
     z = draws[:, 1 : 1 + size].reshape(-1, *event)

@@ -1,6 +1,7 @@
 """What every estimator returns: the number, its error, what it promises, and of which density it speaks."""
 
 from dataclasses import dataclass, field
+from math import nan
 from typing import Any, Literal
 
 from jaxtyping import Float, Int
@@ -42,6 +43,28 @@ class LogDensity:
             return None
         counts = {text: int((self.status == code).sum()) for code, text in STATUS.items() if code}
         return "; ".join(f"{count} of {len(self.status)} points: {text}" for text, count in counts.items() if count)
+
+
+def estimated(
+    value: Float[Tensor, " b"],
+    stderr: Float[Tensor, " b"],
+    *,
+    kind: Kind,
+    of: Of,
+    network_evaluations: int,
+    settings: dict[str, Any],
+) -> LogDensity:
+    """A Monte Carlo estimate with its status: points whose value is not finite become NaN, and so do their errors."""
+    failed = ~value.isfinite()
+    return LogDensity(
+        value=value.masked_fill(failed, nan),
+        stderr=stderr.masked_fill(failed, nan),
+        kind=kind,
+        of=of,
+        network_evaluations=network_evaluations,
+        settings=settings,
+        status=failed.long(),
+    )
 
 
 def check_points(x: Tensor) -> None:

@@ -6,10 +6,12 @@ r"""A multilayer perceptron on Fourier features of the point and of the time, al
 The activation is smooth, so that the divergence of the field is too and ODE solvers keep their order. The time enters
 only the first layer, where its part is computed once if all rows share one time. In a *stack* every parameter has a
 first dimension of M members and every product is a batched one: dozens of small networks cost little more than one.
+
+A network of p(x | c) reads rows (x, c) of D + C numbers and gives the D of x; ``given`` binds c.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -32,6 +34,7 @@ class MLP(nn.Module):
         time_frequencies: Fourier features of the time.
         frequency_scale: standard deviation of all frequencies, in cycles per unit.
         skip: subtract the point from the output: score matching with this skip is entropy matching.
+        context: C, the numbers that the density is conditional on; they follow the point in every row.
         generator: draws weights and frequencies.
     """
 
@@ -45,14 +48,16 @@ class MLP(nn.Module):
         time_frequencies: int,
         frequency_scale: float,
         skip: bool = False,
+        context: int = 0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        self.dimension = dimension
         self.register_buffer("skip", torch.tensor(float(skip)))  # a buffer: networks with and without it can be stacked
         self.embed_point = FourierFeatures(dimension, frequencies, frequency_scale, generator)
         self.embed_time = FourierFeatures(1, time_frequencies, frequency_scale, generator)
         self.from_time = _Affine(self.embed_time.width, widths[0], generator)
-        sizes = [self.embed_point.width, *widths, dimension]
+        sizes = [self.embed_point.width + context, *widths, dimension]
         pairs = pairwise(sizes)
         self.layers = nn.ModuleList(_Affine(*pair, generator, bias=i > 0) for i, pair in enumerate(pairs))
 
@@ -82,13 +87,38 @@ class MLP(nn.Module):
             value.data = state[name]
         return changed
 
-    def forward(self, x: Float[Tensor, "*m r d"], s: Float[Tensor, "*m n"]) -> Float[Tensor, "*m r d"]:
+    def given(self, context: Float[Tensor, "b c"]) -> Callable[[Tensor, Tensor], Tensor]:
+        """The network of p(x | context), called as ``network(x, s)`` with R·B rows: R for each of B contexts, in order.
+
+        An estimator keeps this order if it takes all its points at once, or if there is one context.
+        """
+
+        def network(x: Tensor, s: Tensor) -> Tensor:
+            rows = context.repeat_interleave(len(x) // len(context), dim=0)
+            return self(torch.cat([x, rows], dim=1), s)
+
+        return network
+
+    def side_by_side(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """A stack as one network: equal shares of a batch's rows, in order, go to each member."""
+
+        def network(x: Tensor, s: Tensor) -> Tensor:
+            count = len(self.skip)
+            return self(x.reshape(count, -1, x.shape[1]), s.reshape(count, -1)).reshape(x.shape)
+
+        return network
+
+    def forward(self, x: Float[Tensor, "*m r e"], s: Float[Tensor, "*m n"]) -> Float[Tensor, "*m r d"]:
         time = (distinct_time(s) if s.ndim == 1 else s)[..., None]
+        point, context = x[..., : self.dimension], x[..., self.dimension :]
+        features = self.embed_point(point)
+        if context.shape[-1]:
+            features = torch.cat([features, context], dim=-1)
         first, *rest = self.layers
-        h = first(self.embed_point(x), self.from_time(self.embed_time(time)))
+        h = first(features, self.from_time(self.embed_time(time)))
         for layer in rest:
             h = layer(silu(h))
-        return h - self.skip[..., None, None] * x
+        return h - self.skip[..., None, None] * point
 
 
 class _Affine(nn.Module):

@@ -35,7 +35,7 @@ class Member:
         network: its module; all members' have the same shape.
         prediction: what it predicts.
         weighting: the weighting of its loss.
-        data: (N, D) its training samples.
+        data: (N, D) its training samples, or (N, D + C) with what a conditional network is given in the last columns.
         stream: seeds its minibatches and throws. Members with equal data and stream see the same ones, so that arms
             differ by nothing but themselves.
     """
@@ -50,21 +50,23 @@ class Member:
 class _Throws:
     """The minibatches of one (data, stream): shuffled each epoch, every sample thrown n_t times."""
 
-    def __init__(self, data: Tensor, stream: int, batch: int, throws: int) -> None:
+    def __init__(self, data: Tensor, dimension: int, stream: int, batch: int, throws: int) -> None:
         self.data = data
+        self.dimension = dimension
         self.batch = batch
         self.throws = throws
         self.generator = torch.Generator(device=data.device).manual_seed(stream)
         self.order = torch.empty(0, dtype=torch.long, device=data.device)
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Samples (B·n_t, D), uniform numbers (B·n_t,) for the times, and noise (B·n_t, D)."""
+        """Samples (B·n_t, D + C), uniform numbers (B·n_t,) for the times, and noise (B·n_t, D)."""
         if len(self.order) < self.batch:
             self.order = torch.randperm(len(self.data), generator=self.generator, device=self.data.device)
         chosen, self.order = self.order[: self.batch], self.order[self.batch :]
         x = self.data[chosen].repeat_interleave(self.throws, dim=0)
         u = torch.rand(len(x), generator=self.generator, device=x.device, dtype=x.dtype)
-        return x, u, torch.randn(x.shape, generator=self.generator, device=x.device, dtype=x.dtype)
+        shape = len(x), self.dimension
+        return x, u, torch.randn(shape, generator=self.generator, device=x.device, dtype=x.dtype)
 
 
 def train_stack(
@@ -103,7 +105,8 @@ def train_stack(
         raise InputError(f"training: batch_size {batch_size} must divide the {samples} samples")
     networks = MLP.stack([member.network for member in members])
     parameters: list[Tensor] = list(networks.parameters())
-    streams = {_key(m): _Throws(m.data, m.stream, batch_size, throws) for m in members}
+    dimension = networks.dimension
+    streams = {_key(m): _Throws(m.data, dimension, m.stream, batch_size, throws) for m in members}
     objective = _Objective(members, schedule)
     optimiser = _Adam(parameters, learning_rate)
     average = [torch.zeros_like(value) for value in parameters]
@@ -180,14 +183,15 @@ class _Objective:
             start = end
 
     def __call__(self, networks: MLP, x: Tensor, u: Tensor, noise: Tensor) -> Tensor:
-        """(M,) sums over rows of the weighted ‖r‖², from samples and noise (M, R, D) and uniform numbers (M, R)."""
+        """(M,) sums over rows of the weighted ‖r‖²: samples (M, R, D + C), uniform numbers (M, R), noise (M, R, D)."""
         s, scale = torch.empty_like(u), torch.empty_like(u)
         for _, weighting, part in self.groups:
             times = proposal(weighting, self.schedule)
             s[part] = times.times(u[part])
             scale[part] = weight(weighting, self.schedule, s[part]) / times.density(s[part])
-        y = self.schedule.alpha(s)[..., None] * x + self.schedule.sigma(s)[..., None] * noise
-        output = networks(y, s)
+        clean, context = x[..., : networks.dimension], x[..., networks.dimension :]
+        y = self.schedule.alpha(s)[..., None] * clean + self.schedule.sigma(s)[..., None] * noise
+        output = networks(torch.cat([y, context], dim=-1), s)
         losses = []
         for prediction, _, part in self.groups:
             out, eps, point, time = (value[part].flatten(0, 1) for value in (output, noise, y, s))

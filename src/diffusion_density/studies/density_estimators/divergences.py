@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_density.batching import ROWS
 from diffusion_density.broadcasting import per_row
-from diffusion_density.density.path_integral import ROWS, path_integral
+from diffusion_density.density.path_integral import path_integral
 from diffusion_density.mixtures import ExactModel, GaussianMixture
 from diffusion_density.model import GaussianPrior, Model
 from diffusion_density.proposals import HalfSigma

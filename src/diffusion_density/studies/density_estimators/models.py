@@ -3,19 +3,16 @@
 The order of a stack is arms × mixtures × seeds, the last running fastest.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from diffusion_density import artifacts
-from diffusion_density.errors import InputError
 from diffusion_density.model import DiffusionModel
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.schedules import VariancePreserving
+from diffusion_density.studies import stacks
 from diffusion_density.studies.density_estimators.sizes import Arm, TrainingRun
 
 SCHEDULE = VariancePreserving(beta_min=0.1, beta_max=16.0)  # sheet A, section 1
@@ -55,12 +52,9 @@ def build(run: TrainingRun, place: Place) -> MLP:
     )
 
 
-def save(path: Path, run: TrainingRun, stacks: Sequence[MLP]) -> None:
-    """Write the stacks of a run's checkpoints."""
-    tensors = {
-        f"{index}/{name}": value for index, stack in enumerate(stacks) for name, value in stack.state_dict().items()
-    }
-    artifacts.write_safetensors(path, tensors, run.model_dump(mode="json"))
+def save(path: Path, run: TrainingRun, checkpoints: Sequence[MLP]) -> None:
+    """Write the stacks of a run's checkpoints, in their order."""
+    stacks.save(path, run, {str(index): stack for index, stack in enumerate(checkpoints)})
 
 
 @dataclass(frozen=True)
@@ -78,11 +72,7 @@ class Checkpoint:
     def together(self, arm: int) -> DiffusionModel:
         """All networks of one arm as one model: equal shares of a batch's rows, in order, go to each of them."""
         each = len(places(self.run)) // len(self.run.arms)
-        stack = self.networks[arm * each : (arm + 1) * each]
-
-        def network(x: Tensor, s: Tensor) -> Tensor:
-            return stack(x.reshape(each, -1, x.shape[1]), s.reshape(each, -1)).reshape(x.shape)
-
+        network = self.networks[arm * each : (arm + 1) * each].side_by_side()
         return DiffusionModel(network, SCHEDULE, self.run.arms[arm].prediction)
 
 
@@ -92,15 +82,6 @@ def load(path: Path, run: TrainingRun) -> list[Checkpoint]:
     Raises:
         InputError: if the file holds another run.
     """
-    tensors, settings = artifacts.read_safetensors(path)
-    if settings != run.model_dump(mode="json"):
-        raise InputError(f"{path}: holds the networks of other settings; train them anew")
-    template = MLP.stack([build(run, place) for place in places(run)]).requires_grad_(False)
-    checkpoints = []
-    for index, epochs in enumerate(run.checkpoints):
-        prefix = f"{index}/"
-        state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        networks = copy.deepcopy(template)
-        networks.load_state_dict(state)
-        checkpoints.append(Checkpoint(epochs, run, networks))
-    return checkpoints
+    template = MLP.stack([build(run, place) for place in places(run)])
+    networks = stacks.load(path, run, {str(index): template for index in range(len(run.checkpoints))})
+    return [Checkpoint(epochs, run, networks[str(index)]) for index, epochs in enumerate(run.checkpoints)]

@@ -8,21 +8,13 @@ n_t throws for n_ep epochs costs C = N n_t n_ep network evaluations.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from diffusion_density.networks.sizes import MLPSize
+from diffusion_density.studies.fields import Count, Counts, Decay, Positive, Seeds, Several, Strict, Tolerance
 
-Count = Annotated[int, Field(gt=0)]
-Several = Annotated[int, Field(gt=1)]  # throws of an estimate: one has no standard error
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Prediction = Literal["score", "entropy", "noise"]
 Weighting = Literal["unit", "likelihood"]
-
-
-class Strict(BaseModel):
-    """A configuration node: unknown keys are errors, and it can't be changed after it was read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Arm(Strict):
@@ -38,7 +30,7 @@ class Optimiser(Strict):
 
     batch_size: Count
     learning_rate: Positive
-    ema: Annotated[float, Field(ge=0, lt=1)]
+    ema: Decay
 
 
 class TrainingRun(Strict):
@@ -50,7 +42,7 @@ class TrainingRun(Strict):
     checkpoints: Annotated[tuple[Positive, ...], Field(min_length=1)]
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
     mixtures: Count
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    seeds: Seeds
     network: MLPSize
     optimiser: Optimiser
 
@@ -70,7 +62,7 @@ class Evaluation(Strict):
     points: Count
     throws: Several
     flow_points: Count
-    tolerance: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
+    tolerance: Tolerance
     score_error_throws: Count
 
 
@@ -81,7 +73,7 @@ class Throws(Strict):
     `grid` lists further checkpoints, kept where n_t n_ep stays within `budget`. Counts above `many` use one mixture.
     """
 
-    values: Annotated[tuple[Count, ...], Field(min_length=1)]
+    values: Counts
     equal_epochs: Positive
     equal_evaluations: Positive
     grid: tuple[Positive, ...]
@@ -105,7 +97,7 @@ class Sweep(Strict):
     """
 
     mixtures: Count
-    values: Annotated[tuple[Count, ...], Field(min_length=1)]
+    values: Counts
 
 
 class Timing(Strict):

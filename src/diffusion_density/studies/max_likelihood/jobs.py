@@ -6,22 +6,13 @@ the averaged weights after several numbers of steps.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from diffusion_density.networks.sizes import UNetSize
+from diffusion_density.studies.fields import Count, Counts, Decay, Positive, Seeds, Several, Strict, Tolerance
 
-Count = Annotated[int, Field(gt=0)]
-Several = Annotated[int, Field(gt=1)]  # what a standard error needs
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Tolerance = Annotated[float, Field(ge=1e-6, lt=1)]
 Prediction = Literal["score", "entropy", "noise", "velocity"]
 DIGITS = "digits"
-
-
-class Strict(BaseModel):
-    """A configuration node: unknown keys are errors, and it can't be changed after it was read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Arm(Strict):
@@ -44,7 +35,7 @@ class Optimiser(Strict):
     learning_rate: Positive
     warmup: Annotated[int, Field(ge=0)]
     cosine: bool
-    ema: Annotated[float, Field(ge=0, lt=1)]
+    ema: Decay
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Positive | None = None
     flips: bool = False
@@ -67,10 +58,10 @@ class Run(Strict):
 
     dataset: str
     arm: Arm
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    seeds: Seeds
     network: UNetSize
     optimiser: Optimiser
-    snapshots: Annotated[tuple[Count, ...], Field(min_length=1)]
+    snapshots: Counts
     trace_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     origin: str | None = None
     equal_compute: bool = False

@@ -10,19 +10,16 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from diffusion_density.networks.sizes import UNetSize
+from diffusion_density.studies.fields import Count, Counts, Positive, Several, Strict
 from diffusion_density.studies.max_likelihood.jobs import (
     DIGITS,
     Arm,
-    Count,
     Curve,
     Evaluation,
     Likelihood,
     Optimiser,
-    Positive,
     Run,
     Samples,
-    Several,
-    Strict,
     Trace,
     Variance,
 )
@@ -41,7 +38,7 @@ class Exceptional(Strict):
 
     network: UNetSize | None = None
     optimiser: Optimiser | None = None
-    snapshots: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    snapshots: Counts | None = None
     second_order: SecondOrder | None = None
 
 
@@ -56,7 +53,7 @@ class Main(Strict):
     seeds: Count
     network: UNetSize
     optimiser: Optimiser
-    snapshots: Annotated[tuple[Count, ...], Field(min_length=1)]
+    snapshots: Counts
     threads: Count = 1
     second_order: SecondOrder | None = None
     exceptions: dict[str, Exceptional] = Field(default_factory=dict)
@@ -72,7 +69,7 @@ class Ablations(Strict):
 
     network: UNetSize
     optimiser: Optimiser
-    snapshots: Annotated[tuple[Count, ...], Field(min_length=1)]
+    snapshots: Counts
 
 
 class Predictions(Strict):
@@ -81,7 +78,7 @@ class Predictions(Strict):
     dataset: str
     seeds: Count
     optimiser: Optimiser
-    snapshots: Annotated[tuple[Count, ...], Field(min_length=1)]
+    snapshots: Counts
 
 
 class FineTuning(Strict):

@@ -12,8 +12,9 @@ import typer
 
 from diffusion_density.config import parse
 from diffusion_density.errors import InputError
+from diffusion_density.studies.fields import Strict
 from diffusion_density.studies.job import Out, Threads, job
-from diffusion_density.studies.max_likelihood.jobs import Curve, Evaluation, Run, Samples, Strict, Trace, Variance
+from diffusion_density.studies.max_likelihood.jobs import Curve, Evaluation, Run, Samples, Trace, Variance
 
 if TYPE_CHECKING:
     from diffusion_density.data.images import ImageSet

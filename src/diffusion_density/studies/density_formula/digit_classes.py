@@ -1,0 +1,55 @@
+"""The diffusion classifier on real digits: a network of p(image | class) under two weights, with common or own noise.
+
+``elbo`` weights are those of the density formula (likelihood, a proper posterior by Bayes' rule with equal priors); the
+``uniform`` heuristic takes minus the mean of ‖ε − ε̂‖² over times uniform in s for a log density. Both use as many network
+evaluations. One row is one network, choice of weights and kind of noise, with standard errors over test images.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion_density import artifacts
+from diffusion_density.density.class_posterior import class_log_posterior
+from diffusion_density.model import DiffusionModel
+from diffusion_density.studies.density_formula.classifier import scores
+from diffusion_density.studies.density_formula.digits_networks import CLASSES, class_context, load, test_points
+from diffusion_density.studies.density_formula.networks import PREDICTION, SCHEDULE
+from diffusion_density.studies.density_formula.sizes import DigitsEvaluation, Run
+from diffusion_density.studies.density_formula.weightings import simple_loss
+
+
+def measure(run: Run, sizes: DigitsEvaluation, models: Path, out: Path) -> None:
+    """Write the table.
+
+    Raises:
+        InputError: if the file of networks does not fit the run, or there are fewer test images.
+    """
+    networks = load(models, run)["classes"]
+    digits = test_points(sizes.classified)
+    contexts = class_context(torch.arange(CLASSES)).split(1)
+    rows = []
+    with tqdm(total=4 * len(run.seeds), desc="classes", unit="posterior") as bar:
+        for index, seed in enumerate(run.seeds):
+            classes = [DiffusionModel(networks[index].given(c), SCHEDULE, PREDICTION) for c in contexts]
+            for weights, posterior in (("elbo", _elbo), ("uniform", _uniform)):
+                for noise in ("common", "independent"):
+                    found = posterior(classes, digits.x, sizes, noise == "common")
+                    row = {"weights": weights, "noise": noise, "seed": seed}
+                    rows.append(row | scores(found, digits.labels))
+                    bar.update()
+    artifacts.write_csv(out, pd.DataFrame(rows))
+
+
+def _elbo(classes: list[DiffusionModel], x: Tensor, sizes: DigitsEvaluation, common: bool) -> Tensor:
+    prior = torch.zeros(len(classes))
+    return class_log_posterior(classes, x, prior, steps=sizes.nodes, throws=sizes.class_throws, seed=0, common=common)
+
+
+def _uniform(classes: list[DiffusionModel], x: Tensor, sizes: DigitsEvaluation, common: bool) -> Tensor:
+    count = sizes.nodes * sizes.class_throws
+    losses = [simple_loss(model, x, count, 0 if common else index) for index, model in enumerate(classes)]
+    return torch.stack([-loss for loss in losses], dim=1).log_softmax(1)

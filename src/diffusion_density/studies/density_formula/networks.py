@@ -1,0 +1,50 @@
+"""The networks that paper B's study trains: multilayer perceptrons, as stacks.
+
+They output the entropy prediction e of paper A. On this schedule ε̂ = σ (y − e), so that errors of e are harmless at both
+ends, where ε̂ itself is nearly 0 or nearly y; the losses are those of ε̂.
+"""
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from tqdm import tqdm
+
+from diffusion_density.networks.mlp import MLP
+from diffusion_density.predictions import Prediction
+from diffusion_density.schedules import VariancePreserving
+from diffusion_density.studies.density_formula.sizes import Training
+from diffusion_density.training.objectives import Weighting
+from diffusion_density.training.stack import Member, train_stack
+
+SCHEDULE = VariancePreserving(beta_min=0.1, beta_max=20.0)
+PREDICTION: Prediction = "entropy"
+WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
+
+
+def build(training: Training, dimension: int, seed: int, context: int = 0) -> MLP:
+    """The untrained network of a seed, of p(x | c) if there are ``context`` numbers in c."""
+    generator = torch.Generator().manual_seed(seed)
+    return MLP(dimension, **training.network.model_dump(), context=context, generator=generator)
+
+
+def trained(members: Sequence[Member], training: Training, label: str) -> MLP:
+    """The stack of averaged networks after the last step, with a progress bar.
+
+    Raises:
+        InputError: if the batch size does not divide the number of samples.
+        NumericalError: if a loss is not finite.
+    """
+    steps = train_stack(
+        members,
+        SCHEDULE,
+        throws=training.throws,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        ema=training.ema,
+        checkpoints=[training.steps],
+    )
+    bar = tqdm(steps, total=training.steps, desc=label, unit="step", mininterval=2)
+    *_, (_, stack) = bar
+    assert stack is not None
+    return stack

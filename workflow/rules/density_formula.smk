@@ -1,0 +1,133 @@
+include: "density_formula_common.smk"
+
+
+wildcard_constraints:
+    network="|".join(FORMULA_RUNS),
+    measured="|".join(FORMULA_MEASURED),
+
+
+rule density_formula:
+    input:
+        expand(
+            "results/{scale}/density_formula/figures/{figure}.{kind}",
+            scale=CONFIG.scale,
+            figure=FORMULA_FIGURES,
+            kind=["svg", "png"],
+        ),
+
+
+for experiment, tables in FORMULA_EXPERIMENTS.items():
+
+    rule:
+        name:
+            f"density_formula_{experiment}"
+        output:
+            expand(
+                "results/{{scale}}/density_formula/tables/{table}.csv", table=tables
+            ),
+        log:
+            f"logs/{{scale}}/density_formula/{experiment}.log",
+        benchmark:
+            f"logs/{{scale}}/density_formula/{experiment}.tsv"
+        threads: 1
+        # The longest first.
+        priority: 100 if experiment == "gan" else 0
+        resources:
+            gpu=0,
+            mem_mb=by_scale(1000, 2000, 4000),
+            runtime=by_scale(5, 10, 120),
+        params:
+            experiment=experiment,
+            spec=FORMULA_JOBS[experiment].model_dump_json(),
+            code=sources_hash(f"{FORMULA_MODULE}.{experiment}"),
+        shell:
+            "python -m diffusion_density density-formula experiment {params.experiment}"
+            " --spec {params.spec:q} $(printf -- ' --out %s' {output})"
+            " --threads {threads} 2>&1 | tee {log}"
+
+
+rule density_formula_train:
+    output:
+        "results/{scale}/density_formula/models/{network}.safetensors",
+    log:
+        "logs/{scale}/density_formula/train/{network}.log",
+    benchmark:
+        "logs/{scale}/density_formula/train/{network}.tsv"
+    priority: 50
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=by_scale(1000, 2000, 8000),
+        runtime=by_scale(5, 10, 240),
+    params:
+        spec=lambda wildcards: FORMULA_RUNS[wildcards.network].model_dump_json(),
+        code=lambda wildcards: sources_hash(f"{FORMULA_MODULE}.{wildcards.network}_networks"),
+    shell:
+        "python -m diffusion_density density-formula train {wildcards.network}"
+        " --spec {params.spec:q} --out {output} --threads {threads} 2>&1 | tee {log}"
+
+
+rule density_formula_measure:
+    input:
+        models=lambda wildcards: (
+            "results/{scale}/density_formula/models/"
+            f"{FORMULA_MEASURED[wildcards.measured]}.safetensors"
+        ),
+    output:
+        "results/{scale}/density_formula/tables/{measured}.csv",
+    log:
+        "logs/{scale}/density_formula/measure/{measured}.log",
+    benchmark:
+        "logs/{scale}/density_formula/measure/{measured}.tsv"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=by_scale(1000, 2000, 8000),
+        runtime=by_scale(5, 10, 240),
+    params:
+        run=lambda wildcards: FORMULA_RUNS[FORMULA_MEASURED[wildcards.measured]].model_dump_json(),
+        spec=lambda wildcards: FORMULA_JOBS[wildcards.measured].model_dump_json(),
+        code=lambda wildcards: sources_hash(f"{FORMULA_MODULE}.{wildcards.measured}"),
+    shell:
+        "python -m diffusion_density density-formula measure {wildcards.measured}"
+        " --run {params.run:q} --spec {params.spec:q} --models {input.models}"
+        " --out {output} --threads {threads} 2>&1 | tee {log}"
+
+
+for figure, tables in FORMULA_FIGURES.items():
+
+    rule:
+        name:
+            f"density_formula_figure_{figure}"
+        input:
+            expand(
+                "results/{{scale}}/density_formula/tables/{table}.csv", table=tables
+            ),
+        output:
+            svg=report(
+                f"results/{{scale}}/density_formula/figures/{figure}.svg",
+                caption=f"../report/density_formula/{figure}.rst",
+                category="B. A Score-Based Density Formula",
+                labels={"figure": figure.replace("_", " ")},
+            ),
+            png=f"results/{{scale}}/density_formula/figures/{figure}.png",
+        log:
+            f"logs/{{scale}}/density_formula/figures/{figure}.log",
+        benchmark:
+            f"logs/{{scale}}/density_formula/figures/{figure}.tsv"
+        threads: 1
+        resources:
+            gpu=0,
+            mem_mb=1000,
+            runtime=5,
+        params:
+            figure=figure,
+            tables=lambda wildcards, input: Path(input[0]).parent,
+            code=sources_hash("diffusion_density.figures.density_formula"),
+        shell:
+            "python -m diffusion_density figure density_formula {params.figure}"
+            " --tables {params.tables} --out {output.svg} 2>&1 | tee {log}"
+
+
+localrules:
+    density_formula,

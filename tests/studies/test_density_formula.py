@@ -154,7 +154,9 @@ def test_the_sum_over_rows_is_the_log_density_of_the_image() -> None:
     covariance = root @ root.mT
     law = MultivariateNormal(torch.zeros(64, dtype=torch.float64), covariance)
     x = (root @ torch.randn(64, 6, generator=generator).double()).mT
-    sizes = DigitsEvaluation(points=6, nodes=48, throws=16, tolerance=1e-3, steps=10, paths=2, classified=2, class_throws=2)
+    sizes = DigitsEvaluation(
+        points=6, nodes=48, throws=16, tolerance=1e-3, steps=10, paths=2, classified=2, class_throws=2
+    )
     found = digit_estimates.by_rows(ExactRows(covariance).given, x, sizes)
     assert found.stderr is not None
     assert ((found.value - law.log_prob(x)).abs() < 4 * found.stderr + 0.02).all()

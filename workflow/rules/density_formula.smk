@@ -22,16 +22,14 @@ for experiment, tables in FORMULA_EXPERIMENTS.items():
         name:
             f"density_formula_{experiment}"
         output:
-            expand(
-                "results/{{scale}}/density_formula/tables/{table}.csv", table=tables
-            ),
+            expand("results/{{scale}}/density_formula/tables/{table}.csv", table=tables),
         log:
             f"logs/{{scale}}/density_formula/{experiment}.log",
         benchmark:
             f"logs/{{scale}}/density_formula/{experiment}.tsv"
-        threads: 1
         # The longest first.
         priority: 100 if experiment == "gan" else 0
+        threads: 1
         resources:
             gpu=0,
             mem_mb=by_scale(1000, 2000, 4000),
@@ -61,7 +59,9 @@ rule density_formula_train:
         runtime=by_scale(5, 10, 240),
     params:
         spec=lambda wildcards: FORMULA_RUNS[wildcards.network].model_dump_json(),
-        code=lambda wildcards: sources_hash(f"{FORMULA_MODULE}.{wildcards.network}_networks"),
+        code=lambda wildcards: sources_hash(
+            f"{FORMULA_MODULE}.{wildcards.network}_networks"
+        ),
     shell:
         "python -m diffusion_density density-formula train {wildcards.network}"
         " --spec {params.spec:q} --out {output} --threads {threads} 2>&1 | tee {log}"
@@ -85,7 +85,9 @@ rule density_formula_measure:
         mem_mb=by_scale(1000, 2000, 8000),
         runtime=by_scale(5, 10, 240),
     params:
-        run=lambda wildcards: FORMULA_RUNS[FORMULA_MEASURED[wildcards.measured]].model_dump_json(),
+        run=lambda wildcards: FORMULA_RUNS[
+            FORMULA_MEASURED[wildcards.measured]
+        ].model_dump_json(),
         spec=lambda wildcards: FORMULA_JOBS[wildcards.measured].model_dump_json(),
         code=lambda wildcards: sources_hash(f"{FORMULA_MODULE}.{wildcards.measured}"),
     shell:
@@ -100,9 +102,7 @@ for figure, tables in FORMULA_FIGURES.items():
         name:
             f"density_formula_figure_{figure}"
         input:
-            expand(
-                "results/{{scale}}/density_formula/tables/{table}.csv", table=tables
-            ),
+            expand("results/{{scale}}/density_formula/tables/{table}.csv", table=tables),
         output:
             svg=report(
                 f"results/{{scale}}/density_formula/figures/{figure}.svg",

@@ -111,7 +111,8 @@ def digit_labels() -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]]:
 
 def _digit_arrays() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Images and labels of the 1,797 digits (UCI test set), each split 80/20 by a permutation that numpy froze for good
-    (RandomState)."""
+    (RandomState).
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()

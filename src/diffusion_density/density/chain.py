@@ -5,8 +5,8 @@ p(x_{t−1}|x_t) = N(μ_t(x_t, x̂₀), β̃_t I). A forward path from x₁ has 
 
 .. math:: \log w = \log p(x_T) + \sum_{t=2}^T \log p(x_{t-1} \mid x_t) - \log q(x_t \mid x_{t-1}),
 
-with E w = p(x₁), the chain's density where the first time is reached. Hence E log w is a lower bound, which the DDPM sum
-of paper B is (`density.formula`, ``sum``), and so is the mean of log (1/K) Σ w_k, which rises with K and tends to
+with E w = p(x₁), the chain's density where the first time is reached. Hence E log w is a lower bound, which the DDPM
+sum of paper B is (`density.formula`, ``sum``), and so is the mean of log (1/K) Σ w_k, which rises with K and tends to
 log p(x₁) (Burda et al. 2016). A step of the forward process from t − 1 to t has the kernel N(a x, b² I); with
 u = 1/σ²_{t−1} + a²/b² the posterior N((α_{t−1} x₀/σ²_{t−1} + a x_t/b²)/u, I/u) is Bayes' rule for two normal laws.
 """
@@ -45,7 +45,8 @@ def chain(
 
     Returns:
         LogDensity in nats, a ``lower`` bound in expectation of the ``sde`` density, that of the chain: rising with K.
-        The standard error is that of the mean of the weights, by the delta method. T − 1 times K network evaluations a point.
+        The standard error is that of the mean of the weights, by the delta method. (T − 1) K network evaluations a
+        point.
 
     Raises:
         InputError: for points that are not finite, or settings out of range.

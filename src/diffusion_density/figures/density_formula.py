@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,6 +23,13 @@ WEIGHTINGS = {
     "unit": ("unit (simple)", "#D55E00", "s"),
     "sigmoid": ("sigmoid(2 − λ)", "#009E73", "^"),
 }
+TOY = {  # label, colour and line of each objective
+    "log_prob": ("exact likelihood", "0.75", "-"),
+    "trapezoid": ("formula, trapezoid", "#0072B2", "--"),
+    "sum": ("formula, DDPM sum", "#0072B2", ":"),
+    "uniform": ("unit (simple)", "#D55E00", "-"),
+    "sigmoid": ("sigmoid(2 − λ)", "#009E73", "-"),
+}
 METHODS = {
     "uniform_time": "uniform time, raw",
     "log_snr": "stratified log-SNR",
@@ -38,16 +44,17 @@ def exactness(tables: Path) -> Figure:
     noisy = table[table.stderr_nats > 0]
     deviation = (noisy.value_nats - noisy.truth_nats) / noisy.stderr_nats
     dimensions = sorted(set(noisy.dimension))
-    for offset, (target, marker) in zip((-0.15, 0.15), (("gaussian", "o"), ("mixture", "s")), strict=True):
+    targets = (("gaussian", "o", COLOURS["path_integral"]), ("mixture", "s", COLOURS["score"]))
+    for offset, (target, marker, colour) in zip((-0.15, 0.15), targets, strict=True):
         mine = noisy.target == target
         place = noisy.dimension[mine].map({d: i for i, d in enumerate(dimensions)})
         spread = 0.1 * np.linspace(-1, 1, len(place))
-        axes[0].plot(place + offset + spread, deviation[mine], marker, ms=2.5, alpha=0.6, label=target)
+        axes[0].plot(place + offset + spread, deviation[mine], marker, color=colour, ms=2.5, alpha=0.6, label=target)
     axes[0].axhspan(-2, 2, color="0.92", zorder=0)
     axes[0].axhline(0, color=GREY, lw=0.8)
     axes[0].set_xticks(range(len(dimensions)), [f"{d}" for d in dimensions])
     axes[0].set(xlabel="dimension $D$", ylabel="(estimate − truth) / standard error")
-    axes[0].legend(loc="lower left", ncols=2)
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     variance = read_csv(tables / "variance.csv")
     for index, method in enumerate(METHODS):
         part = variance[variance.method == method]
@@ -141,12 +148,11 @@ def weightings(tables: Path) -> Figure:
     """The one-parameter toy, and networks trained under three weightings: KL bound, flow KL and simple loss."""
     toy, table = read_csv(tables / "toy.csv"), read_csv(tables / "weightings.csv")
     figure, axes = canvas(3, height=3.0)
-    shades = dict(
-        zip(sorted(set(toy.weighting)), ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"], strict=False)
-    )
-    for weighting, part in groups(toy, "weighting"):
-        axes[0].plot(part.m, part.objective_nats, color=shades[weighting], label=weighting.replace("_", " "))
-        axes[0].plot(part.optimum.iloc[0], 0, "v", color=shades[weighting], clip_on=False)
+    for weighting, (label, colour, style) in TOY.items():
+        part = toy[toy.weighting == weighting]
+        wide = 3 if weighting == "log_prob" else 1.3
+        axes[0].plot(part.m, part.objective_nats, label=label, color=colour, ls=style, lw=wide)
+        axes[0].plot(part.optimum.iloc[0], 0, "v", color=colour, clip_on=False)
     axes[0].set(xlabel="parameter $m$", ylabel="objective − its minimum", title="one parameter")
     axes[0].legend(fontsize=6)
     laws = sorted(set(table.law))
@@ -156,8 +162,11 @@ def weightings(tables: Path) -> Figure:
             means = summarise(part, ["law"], "kl").set_index("law").loc[laws].reset_index()
             curve(axis, np.arange(len(laws)) + offset, means, color=colour, marker=marker, ls="none", label=label)
         axis.set_xticks(range(len(laws)), laws)
-        axis.set(title=title, ylabel="KL from the data (nats)", ylim=(0, None))
-    axes[2].legend(loc="best", fontsize=6)
+        axis.set(title=title, ylabel="KL from the data (nats)")
+    top = max(axis.get_ylim()[1] for axis in axes[1:])
+    for axis in axes[1:]:
+        axis.set_ylim(0, 1.15 * top)
+    axes[2].legend(loc="upper right", fontsize=6)
     return figure
 
 
@@ -171,14 +180,24 @@ def classifier(tables: Path) -> Figure:
     axes[0].errorbar(
         exact.cross_entropy_nats, place, xerr=exact.cross_entropy_stderr_nats, fmt="o", color=COLOURS["path_integral"]
     )
+    for y, value in zip(place, exact.cross_entropy_nats, strict=True):
+        axes[0].annotate(f"{value:.3g}", (value, y), xytext=(0, 4), textcoords="offset points", fontsize=6, ha="center")
     axes[0].set_yticks(place, [name.replace("_", " ") for name in exact.weights])
     axes[0].set(
-        xscale="log", xlabel="cross-entropy (nats)", title="weights, known posterior", ylim=(len(exact) - 0.5, -0.5)
+        xscale="log",
+        xlabel="cross-entropy (nats)",
+        title="known posterior",
+        xlim=(0.2, 100),
+        ylim=(len(exact) - 0.5, -0.5),
     )
     styles = {"common": ("common noise", "#0072B2", "o"), "independent": ("independent noise", "#D55E00", "s")}
-    for kind, (label, colour, marker) in styles.items():
-        means = summarise(noise[noise.noise == kind], ["throws"], "posterior_error")
-        curve(axes[1], means["throws"], means, color=colour, marker=marker, label=label)
+    for estimator, line in (("plain", "-"), ("controlled", ":")):
+        for kind, (label, colour, marker) in styles.items():
+            part = noise[(noise.noise == kind) & (noise.estimator == estimator)]
+            means = summarise(part, ["throws"], "posterior_error")
+            name = label if estimator == "plain" else None
+            curve(axes[1], means["throws"], means, color=colour, marker=marker, ls=line, mfc="w", label=name)
+    axes[1].plot([], [], color=GREY, ls=":", label="with control variate")
     axes[1].set(xscale="log", yscale="log", xlabel="throws a time", ylabel="mean error of the posterior", title="noise")
     plain_log_ticks(axes[1], "x", sorted(set(noise.throws)))
     axes[1].legend()
@@ -245,8 +264,8 @@ def digits(tables: Path) -> Figure:
     chosen = table[(table.weighting == "likelihood") & (table.seed == table.seed.min())]
     wide = chosen.pivot_table(index="image", columns="estimator", values="log_prob_nats")
     styles = {
-        "path_integral": ("path integral, the same bound", "#0072B2", "o"),
         "sum": ("DDPM sum", "#D55E00", "s"),
+        "chain": ("the same chain, many paths", "#0072B2", "o"),
         "flow": ("flow, another density", "#CC79A7", "^"),
         "rows": ("rows given rows, another model", "#009E73", "D"),
     }
@@ -254,7 +273,7 @@ def digits(tables: Path) -> Figure:
         axes[0].plot(wide.formula, wide[name] - wide.formula, marker, color=colour, ms=3, mfc="w", label=label)
     axes[0].axhline(0, color=GREY, lw=0.8)
     axes[0].set(xlabel="formula, log density of an image (nats)", ylabel="difference from the formula (nats)")
-    axes[0].legend(fontsize=6)
+    axes[0].legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     names = ["formula", *styles]
     for offset, (weighting, (label, colour, marker)) in zip((-0.2, 0, 0.2), WEIGHTINGS.items(), strict=True):
         part = table[table.weighting == weighting].groupby(["estimator", "seed"]).log_prob_nats.mean().reset_index()

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from diffusion_density import artifacts
 
@@ -73,7 +74,7 @@ def summarise(table: pd.DataFrame, by: Iterable[str], value: str) -> pd.DataFram
     return groups.agg(["mean", "sem"]).reset_index()
 
 
-def curve(axis: Axes, x: pd.Series, summary: pd.DataFrame, **style: Any) -> None:  # noqa: ANN401 (matplotlib's own keywords)
+def curve(axis: Axes, x: ArrayLike, summary: pd.DataFrame, **style: Any) -> None:  # noqa: ANN401 (matplotlib's own keywords)
     """Means and standard errors against x."""
     axis.errorbar(x, summary["mean"], yerr=summary["sem"], capsize=1.5, elinewidth=0.8, **style)
 

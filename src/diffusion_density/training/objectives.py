@@ -6,7 +6,8 @@ Whatever a network predicts, its score makes the residual r = σ ∇log p̂_s(y)
           w = \frac{g^2}{2\sigma^2} \ \text{(likelihood)}, \quad
           w = \frac{g^2}{2\sigma^2}\, \mathrm{sigmoid}(2 - \lambda) \ \text{(sigmoid)}.
 
-The unit weighting is the simple loss of DDPM; the last one is made for the quality of samples (Kingma & Gao 2023). With the likelihood weighting the excess of the loss over its minimum is ∫ ½ g² E‖∇log p̂ − ∇log p‖² ds, the score-error
+The unit weighting is the simple loss of DDPM; the last one is made for the quality of samples (Kingma & Gao 2023). With
+the likelihood weighting the excess of the loss over its minimum is ∫ ½ g² E‖∇log p̂ − ∇log p‖² ds, the score-error
 integral, which with KL(p_T ‖ prior) bounds the KL divergence of the data from the reverse SDE (paper A; Song et al.
 2021). For entropy matching ``residual`` is the paper's (e − y) σ + ε on the variance-preserving schedule.
 """

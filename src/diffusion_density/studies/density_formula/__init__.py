@@ -1,1 +1,1 @@
-"""Study ``density_formula``: paper B, "A Score-Based Density Formula, with Applications in Diffusion Generative Models"."""
+"""Paper B, "A Score-Based Density Formula, with Applications in Diffusion Generative Models" (arXiv 2408.16765)."""

@@ -1,7 +1,7 @@
 """The diffusion classifier on real digits: a network of p(image | class) under two weights, with common or own noise.
 
-``elbo`` weights are those of the density formula (likelihood, a proper posterior by Bayes' rule with equal priors); the
-``uniform`` heuristic takes minus the mean of ‖ε − ε̂‖² over times uniform in s for a log density. Both use as many network
+``elbo`` weights are those of the density formula (a proper posterior by Bayes' rule with equal priors); the ``uniform``
+heuristic takes minus the mean of ‖ε − ε̂‖² over times uniform in s for a log density. Both use as many network
 evaluations. One row is one network, choice of weights and kind of noise, with standard errors over test images.
 """
 

@@ -4,8 +4,8 @@ For one noise prediction, at each image x and in nats:
 
 * ``formula``: the density formula by quadrature in log-SNR, in expectation below the log density of the reverse SDE;
 * ``sum``: the paper's DDPM sum of T steps, below the former in the mean by what the steps lose;
-* ``chain``: log of the mean weight of several paths of the chain of the same T steps, whose ELBO the sum is: between the
-  sum and the log density of the chain, the reverse SDE in T steps;
+* ``chain``: log of the mean weight of several paths of the chain of the same T steps, whose ELBO the sum is: between
+  the sum and the log density of the chain, the reverse SDE in T steps;
 * ``flow``: the log density of the probability-flow ODE, exact up to its solver, of which nothing is promised here;
 * ``rows``: the sum over rows of the formula for p(row | rows above), with the network of rows: another model's bound.
 
@@ -30,7 +30,6 @@ from diffusion_density.networks.mlp import MLP
 from diffusion_density.studies.density_formula import digits_networks as digits
 from diffusion_density.studies.density_formula.networks import PREDICTION, SCHEDULE, WEIGHTINGS
 from diffusion_density.studies.density_formula.sizes import DigitsEvaluation, Run
-
 
 Given = Callable[[Tensor], Callable[[Tensor, Tensor], Tensor]]
 """What binds a context, as ``given`` of `networks.mlp.MLP`."""

@@ -5,9 +5,9 @@ x = (2 (k + u) − 17)/17 in (−1, 1), so that every density here is one of x, 
 
 * ``images``: p(x), one network for each weighting and seed.
 * ``classes``: p(x | c), the class as ten numbers 0 or 1 beside the image.
-* ``rows``: p(row r | rows above it), one network for all eight rows: the rows above, with zeros for those to come, and the
-  place of the row as eight numbers 0 or 1 stand beside it. The sum of the eight log densities is that of the image: the
-  diffusion loss as the likelihood of an autoregressive factorisation (paper B, section 4.4).
+* ``rows``: p(row r | rows above it), one network for all eight rows: the rows above, with zeros for those to come, and
+  the place of the row as eight numbers 0 or 1 stand beside it. The sum of the eight log densities is that of the image:
+  the diffusion loss as the likelihood of an autoregressive factorisation (paper B, section 4.4).
 """
 
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def class_context(labels: Int[Tensor, " n"]) -> Float[Tensor, "n 10"]:
 
 
 def row_points(x: Float[Tensor, "n 64"]) -> tuple[Float[Tensor, "m 8"], Float[Tensor, "m 72"]]:
-    """The 8 N rows of N images, image by image, and what the network of a row is given: the rows above and its place."""
+    """The 8 N rows of N images, image by image, and what a network is given of each: the rows above, and its place."""
     rows = x.reshape(-1, ROWS, PIXELS // ROWS)
     above = torch.ones(ROWS, ROWS).tril(-1)[:, :, None] * rows[:, None]  # (N, row, rows above it or zeros, 8)
     place = torch.eye(ROWS).expand(len(x), ROWS, ROWS)
@@ -103,7 +103,8 @@ def _members(run: Run) -> dict[str, list[Member]]:
     for name, (data, dimension) in sizes.items():
         context = data.shape[1] - dimension
         members[name] = [
-            Member(build(training, dimension, seed, context), PREDICTION, "likelihood", data, seed) for seed in run.seeds
+            Member(build(training, dimension, seed, context), PREDICTION, "likelihood", data, seed)
+            for seed in run.seeds
         ]
     return members
 

@@ -11,19 +11,19 @@ is the exact one of a mixture, so that what remains is the error of the adversar
 
 What matters to the optimum: the generator minimises log(1 − D), the *saturating* loss, since −log D has the same
 optimum without a regulariser and another one with it. There is no gradient penalty and no noise on the inputs, which
-would move the optimum. The discriminator is linear in random features and climbs by its natural gradient: it keeps up
-with the generator, where a second network on Adam leaves the two circling at a total variation of 0.3 after as many
-steps. The step sizes fall to zero and the weights of the generator are averaged. The regulariser is ramped up, since
-a mode that was given up early, while its neighbours were not yet full, is not found again. The generator takes a few
-numbers more than the data have, so that its density has no cusps where it folds.
+would move the optimum. The discriminator is linear in its features and climbs by its natural gradient, so that it keeps
+up with the generator. The regulariser is ramped up, since a mode that a generator gave up early, while the others were
+not yet full, is seldom found again. The generator takes a few numbers more than the data have: a map of the line to
+itself that folds has cusps in its density. Its step sizes fall to zero and its weights are averaged.
 
 All members, every λ with every seed, are trained as one stack. Members of one seed start from the same weights and see
-the same data and noise, so that they differ in λ alone.
+the same data and z.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,7 @@ class Target:
     weights: tuple[float, ...]
     radial: bool = False
 
-    @property
+    @cached_property
     def log_prob(self) -> Float[np.ndarray, " n"]:
         """(N,) log p in nats at the nodes of the grid."""
         return self.mixture.log_prob(torch.from_numpy(self._points(self.grid.coordinates))).numpy()
@@ -105,22 +105,17 @@ def targets(sizes: Gan) -> list[Target]:
     return [
         Target("mixture_1d", sheet_mixture(), Grid.box(-4.0, 3.0, 56, 1), sizes.weights),
         Target("mixture_2d", plane, Grid.box(-3.6, 3.6, 20, 2), sizes.weights),
-        Target(
-            f"normal_{d}d",
-            normal(d),
-            Grid.radial(4 * math.sqrt(d), RADIAL_BINS, d),
-            sizes.collapse_weights,
-            radial=True,
-        ),
+        Target(f"normal_{d}d", normal(d), Grid.radial(4 * d**0.5, RADIAL_BINS, d), sizes.collapse_weights, radial=True),
     ]
 
 
 def measure(sizes: Gan, seeds: Sequence[int], out: Path, histogram: Path) -> None:
     """Train all generators, compare them with the closed form, and write both tables.
 
-    The first table has one row a generator: total variation to the data, to the optimum, and that of as many exact
-    draws of the optimum, on the bins of the target. The second has the histograms in one dimension, the radius for the
-    normal law, as densities.
+    The first table has one row a generator: the total variation to the data and to the optimum, that of as many exact
+    draws of the optimum, all on the bins of the target, E log p(G(z)) in nats, and for the normal law the mass within
+    √d/4 of the mode. The second has the histograms in one dimension, of the radius for the normal law, as densities; an
+    atom of the optimum is in the first bin.
 
     Raises:
         NumericalError: if a training diverges.
@@ -129,11 +124,11 @@ def measure(sizes: Gan, seeds: Sequence[int], out: Path, histogram: Path) -> Non
     histograms: list[pd.DataFrame] = []
     for target in targets(sizes):
         generators = train(target.mixture, target.weights, seeds, sizes, target.name)
-        for index, points in enumerate(_samples(generators, sizes.samples, target.mixture.dimension, seeds)):
+        for index, points in enumerate(samples(generators, sizes.samples, seeds)):
             weight, seed = target.weights[index // len(seeds)], seeds[index % len(seeds)]
-            place: dict[str, object] = {"target": target.name, "weight": weight, "seed": seed}
-            row, bins = _compare(target, weight, points)
-            rows.append(place | row)
+            place: dict[str, str | float] = {"target": target.name, "weight": weight, "seed": seed}
+            row, bins = compare(target, weight, points)
+            rows.append({**place, **row})
             if bins is not None:
                 histograms.append(bins.assign(**place)[[*place, *bins.columns]])
     artifacts.write_csv(out, pd.DataFrame(rows))
@@ -155,7 +150,7 @@ def diffusion_loss(
     first, last = (-ends).sigmoid().tolist()
     t = first + (last - first) * u
     s = model.schedule.inverse(-t.logit()).to(x.dtype).repeat(2)
-    alpha, sigma = ((f(s))[:, None] for f in (model.schedule.alpha, model.schedule.sigma))
+    alpha, sigma = (f(s)[:, None] for f in (model.schedule.alpha, model.schedule.sigma))
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     pairs = torch.cat([noise, -noise])
     errors = (pairs - model.noise(alpha * x.repeat(2, 1) + sigma * pairs, s)).square().sum(1)
@@ -243,19 +238,20 @@ class Discriminators:
         self.weight += rate * torch.linalg.solve(self.metric + DAMPING * torch.eye(both.shape[2]), gradient)
 
 
-def _samples(generators: MLP, samples: int, dimension: int, seeds: Sequence[int]) -> Iterator[Float[Tensor, "r d"]]:
-    """The points of one member after the other, those of one seed from the same z."""
+def samples(generators: MLP, count: int, seeds: Sequence[int]) -> Iterator[Float[Tensor, "r d"]]:
+    """``count`` points of one member of a stack after the other, those of one seed from the same z."""
     for index, member in enumerate(generators.members()):
-        stream = torch.Generator().manual_seed(seed_of(seeds[index % len(seeds)], dimension, 1))
-        z = torch.randn(samples, dimension + LATENT, generator=stream)
+        stream = torch.Generator().manual_seed(seed_of(seeds[index % len(seeds)], member.dimension, 1))
+        z = torch.randn(count, member.dimension + LATENT, generator=stream)
         with torch.inference_mode():
-            yield torch.cat([member(part, part.new_zeros(1)) for part in z.split(ROWS)])
+            points = torch.cat([member(part, part.new_zeros(1)) for part in z.split(ROWS)])
+        yield points
 
 
-def _compare(
+def compare(
     target: Target, weight: float, points: Float[Tensor, "r d"]
 ) -> tuple[dict[str, float], pd.DataFrame | None]:
-    """The columns of a generator, and its histogram if the target has one axis."""
+    """The columns of a generator with weight λ from its points, and its histogram if the target has one axis."""
     grid, log_prob = target.grid, target.log_prob
     best = closed.optimum(log_prob, grid.volumes, weight, target.peak)
     coordinates = target.coordinates(points)

@@ -8,6 +8,7 @@ r"""Three laws in the plane whose density is known, for networks to learn.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,12 @@ class Law(ABC):
 
 def law(name: str) -> GaussianMixture | Law:
     """The law of one of :data:`NAMES`."""
-    return {"moons": _moons, "eight": _eight, "checkerboard": Checkerboard}[name]()
+    laws: dict[str, Callable[[], GaussianMixture | Law]] = {
+        "moons": _moons,
+        "eight": _eight,
+        "checkerboard": Checkerboard,
+    }
+    return laws[name]()
 
 
 class Checkerboard(Law):

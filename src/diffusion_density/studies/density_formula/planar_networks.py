@@ -1,4 +1,4 @@
-"""Networks on points in the plane: for each law one under each weighting of the loss and each seed (sheet B, section 5).
+"""Networks on points in the plane: for each law one under each weighting of the loss, and each seed.
 
 Networks of equal seed start alike and see the same minibatches and throws.
 """

@@ -146,8 +146,6 @@ MEASURED: dict[str, type[Strict]] = {
 }
 """Jobs that measure trained networks, with their sizes."""
 
-NETWORKS = ("planar", "digits")
-
 
 class DensityFormulaSizes(Strict):
     """The section `density_formula` of a scale file."""
@@ -163,10 +161,8 @@ class DensityFormulaSizes(Strict):
 
     def runs(self, seeds: tuple[int, ...]) -> dict[str, Run]:
         """The training jobs by name."""
-        return {
-            name: Run(samples=sizes.samples, training=sizes.training, seeds=seeds)
-            for name, sizes in zip(NETWORKS, (self.weightings, self.digits), strict=True)
-        }
+        trained: dict[str, Weightings | Digits] = {"planar": self.weightings, "digits": self.digits}
+        return {name: Run(samples=t.samples, training=t.training, seeds=seeds) for name, t in trained.items()}
 
     def jobs(self, seeds: tuple[int, ...]) -> dict[str, Strict]:
         """The sizes of every other job by name."""

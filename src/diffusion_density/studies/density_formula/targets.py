@@ -1,4 +1,4 @@
-"""What several experiments of paper B share: the mixture of the sheet's tables, and the two classes of its classifier."""
+"""What several experiments of paper B share: the mixture in one dimension, and the two classes of the classifier."""
 
 import torch
 

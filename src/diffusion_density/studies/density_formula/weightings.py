@@ -1,14 +1,14 @@
-r"""What the weighting of the loss costs: one network for each, in the plane, where the truth is known (sheet B, section 5).
+r"""What the weighting of the loss costs: one network for each, in the plane, where the truth is known (paper B, 4.1).
 
-Three weightings of the error of the noise prediction, as densities in log-SNR λ: likelihood (1, what the density formula
-integrates), unit (the simple loss of DDPM, uniform in s), and sigmoid(2 − λ). All of them have the same minimiser where
-the network is free at each time; a network of finite size spends its capacity where its weighting says. Networks of
-equal seed start alike and see the same minibatches and throws.
+Three weightings of the error of the noise prediction, as densities in log-SNR λ: likelihood (1, what the density
+formula integrates), unit (the simple loss of DDPM, uniform in s), and sigmoid(2 − λ). All of them have the same
+minimiser where the network is free at each time; a network of finite size spends its capacity where its weighting says.
+Networks of equal seed start alike and see the same minibatches and throws.
 
-For every network the table holds, in nats: the density formula (a lower bound of the reverse SDE's log density, of
-which −1 times is the ELBO), the flow's log density, the truth, all on the same test points with the same noise; and the
-simple loss, which ranks networks otherwise. ``excess`` is the difference of a loss from that of the likelihood weighting
-and ``kl`` that from the truth, paired by test point.
+For every network the table holds minus the density formula (the negative ELBO, which bounds the negative log likelihood
+of the reverse SDE), minus the log density of the flow, both in nats, and the simple loss: all on the same test points
+with the same noise. ``excess`` is the difference of a loss from that of the likelihood weighting, ``kl`` that from the
+truth, both paired by test point.
 """
 
 from pathlib import Path
@@ -19,9 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_density import artifacts
+from diffusion_density.batching import ROWS
 from diffusion_density.density.flow import flow
 from diffusion_density.density.formula import formula, squared_errors
-from diffusion_density.batching import ROWS
 from diffusion_density.model import DiffusionModel, Model
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.studies.density_formula import planar, planar_networks
@@ -67,8 +67,8 @@ def _measured(name: str, networks: MLP, run: Run, sizes: Evaluation) -> list[dic
         losses["flow", weighting, seed] = values
         losses["simple_loss", weighting, seed] = simple_loss(model, x, sizes.nodes * sizes.throws, noise_seed)
     rows = []
-    for (measure, weighting, seed), loss in losses.items():
-        row = {"law": name, "weighting": weighting, "seed": seed, "measure": measure}
+    for (measure, weights, seed), loss in losses.items():
+        row: dict[str, object] = {"law": name, "weighting": weights, "seed": seed, "measure": measure}
         row["unit"] = "squared error" if measure == "simple_loss" else "nats"
         against = {"loss": loss, "excess": loss - losses[measure, "likelihood", seed]}
         if measure != "simple_loss":
@@ -92,7 +92,7 @@ def simple_loss(model: Model, x: Tensor, count: int, seed: int) -> Tensor:
 
 def _means(columns: dict[str, Tensor]) -> dict[str, float]:
     """The mean of each column and its standard error."""
-    row = {}
+    row: dict[str, float] = {}
     for name, values in columns.items():
         row |= {name: values.mean().item(), f"{name}_stderr": values.std().item() / len(values) ** 0.5}
     return row

@@ -38,7 +38,7 @@ SHEET = {  # schedule, steps: mean gap, predicted ¼ Σ l², largest error of th
 @pytest.fixture(scope="module")
 def chains(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     out = tmp_path_factory.mktemp("discretisation") / "discretisation.csv"
-    discretisation.measure(Discretisation(steps=(30, 100, 200, 300)), out)
+    discretisation.measure(Discretisation(steps=(30, 100, 200, 300)), out, out.with_name("slopes.csv"))
     return artifacts.read_csv(out)
 
 

@@ -22,7 +22,7 @@ from diffusion_density.studies.density_formula.optimum import (
     optimum,
     sampling_distance,
 )
-from diffusion_density.studies.density_formula.sizes import Gan
+from diffusion_density.studies.density_formula.sizes import Gan, GanRun
 from diffusion_density.studies.density_formula.targets import sheet_mixture
 from truths import doubles, random_mixture, seeded
 
@@ -261,7 +261,7 @@ def test_a_training_that_diverges_is_named() -> None:
 
 def test_the_tables_of_a_tiny_run(tmp_path: Path) -> None:
     out, histogram = tmp_path / "gan.csv", tmp_path / "histogram.csv"
-    gan.measure(TINY, (0, 1), out, histogram)
+    gan.measure(GanRun(**dict(TINY), seeds=(0, 1)), out, histogram)
     table = artifacts.read_csv(out)
     assert list(table.columns) == [
         "target",
@@ -292,5 +292,5 @@ def test_the_tables_of_a_tiny_run(tmp_path: Path) -> None:
         total = (bins[column] * width).groupby([bins["target"], bins["weight"], bins["seed"]]).sum()
         np.testing.assert_allclose(total, 1, atol=1e-3)
     again = tmp_path / "again.csv"
-    gan.measure(TINY, (0, 1), again, tmp_path / "again-histogram.csv")
+    gan.measure(GanRun(**dict(TINY), seeds=(0, 1)), again, tmp_path / "again-histogram.csv")
     assert again.read_bytes() == out.read_bytes()

@@ -5,7 +5,7 @@ FORMULA_MODULE = "diffusion_density.studies.density_formula"
 # Jobs that start from nothing, with the tables that they write, in order.
 FORMULA_EXPERIMENTS = {
     "exactness": ["exactness", "variance"],
-    "discretisation": ["discretisation"],
+    "discretisation": ["discretisation", "slopes"],
     "score_error": ["score_error"],
     "toy": ["toy"],
     "classifier": ["classifier", "classifier_noise"],
@@ -20,7 +20,7 @@ FORMULA_MEASURED = {
 # Each figure with the tables that it reads, as in diffusion_density.figures.density_formula.
 FORMULA_FIGURES = {
     "exactness": ["exactness", "variance"],
-    "discretisation": ["discretisation"],
+    "discretisation": ["discretisation", "slopes"],
     "score_error": ["score_error"],
     "weightings": ["toy", "weightings"],
     "classifier": ["classifier", "classifier_noise", "digit_classes"],

@@ -75,12 +75,14 @@ def exactness(tables: Path) -> Figure:
 
 def discretisation(tables: Path) -> Figure:
     """Errors of the DDPM sum and of the trapezoid against the number of steps, with the derived prediction."""
-    table = read_csv(tables / "discretisation.csv")
+    table, slopes = read_csv(tables / "discretisation.csv"), read_csv(tables / "slopes.csv")
+    fitted = slopes[~slopes.per_log_squared].set_index(["schedule", "rule", "quantity"]).slope
     figure, axes = canvas(2, height=3.2)
     for schedule, (label, colour, marker) in SCHEDULES.items():
         for rule, axis, column in (("sum", axes[0], "mean_gap_nats"), ("trapezoid", axes[1], "max_error_nats")):
             part = table[(table.schedule == schedule) & (table.rule == rule)]
-            axis.plot(part.steps, part[column], marker, color=colour, mfc="w", ls="-", lw=0.8, label=label)
+            name = f"{label} ({fitted[schedule, rule, column.removesuffix('_nats')]:.2f})"
+            axis.plot(part.steps, part[column], marker, color=colour, mfc="w", ls="-", lw=0.8, label=name)
         part = table[(table.schedule == schedule) & (table.rule == "sum")]
         axes[0].plot(part.steps, part.predicted_sharp_nats, color=colour, ls="none", marker="x", ms=5)
         axes[0].plot(part.steps, part.predicted_quadratic_nats, color=colour, ls=":", lw=1)
@@ -95,8 +97,9 @@ def discretisation(tables: Path) -> Figure:
         Line2D([], [], color=GREY, marker="x", ms=5, ls="none", label="derived, ½ Σ E(l − log(1 + l))"),
         Line2D([], [], color=GREY, ls=":", lw=1, label="derived, ¼ Σ E l²"),
     ]
-    handles, _ = axes[0].get_legend_handles_labels()
-    figure.legend(handles=handles + keys, loc="outside lower center", ncols=3)
+    figure.legend(handles=keys, loc="outside lower center", ncols=2)
+    axes[0].legend(title="schedule (fitted slope)", title_fontsize=7, fontsize=6, loc="lower left")
+    axes[1].legend(title="schedule (fitted slope)", title_fontsize=7, fontsize=6, loc="lower left")
     return figure
 
 
@@ -245,8 +248,9 @@ def gan(tables: Path) -> Figure:
             curve(axes[1], means["weight"], means, color=colour, marker=marker, mfc="w", label=name)
     floor = summarise(table[table.target == "mixture_1d"], ["weight"], "distance_floor")
     axes[1].plot(floor["weight"], floor["mean"], color=GREY, ls="--", lw=0.8, label="floor of sampling, 1-D")
-    axes[1].set(xlabel="$\\lambda$", ylabel="total variation distance", ylim=(0, None))
-    axes[1].legend(fontsize=6)
+    axes[1].set(xlabel="$\\lambda$", ylabel="total variation distance")
+    axes[1].set_ylim(0, 1.45 * axes[1].get_ylim()[1])
+    axes[1].legend(fontsize=6, loc="upper left")
     normal = table[table.target.str.startswith("normal")]
     means = summarise(normal, ["weight"], "mass_core")
     curve(axes[2], means["weight"], means, color=COLOURS["path_integral"], marker="o", ls="none", label="generated")

@@ -44,8 +44,8 @@ DATA_NODES = 200  # Gauss–Hermite, for each component of p_t
 ASYMPTOTIC = 100  # steps from which on the slopes are fitted
 
 
-def measure(sizes: Discretisation, out: Path) -> None:
-    """Write one row for each schedule, number of steps and rule.
+def measure(sizes: Discretisation, out: Path, fits: Path) -> None:
+    """Write one row for each schedule, number of steps and rule, and the slopes fitted to them.
 
     Columns: ``mean_gap_nats`` over x ~ p₀, ``max_error_nats`` over `POINTS` in absolute value, the two predictions (of
     the sum alone), and ``truncation_nats``, what starting at β₁ costs in the mean.
@@ -55,7 +55,9 @@ def measure(sizes: Discretisation, out: Path) -> None:
     """
     cases = [(name, steps) for name in SCHEDULES for steps in sizes.steps]
     rows = [row for case in tqdm(cases, desc="discretisation", unit="chain") for row in _rows(*case)]
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    table = pd.DataFrame(rows)
+    artifacts.write_csv(out, table)
+    artifacts.write_csv(fits, slopes(table))
 
 
 def _rows(name: str, steps: int) -> list[dict[str, object]]:

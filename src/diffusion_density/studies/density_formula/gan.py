@@ -43,7 +43,7 @@ from diffusion_density.networks.mlp import MLP
 from diffusion_density.schedules import LogLinear
 from diffusion_density.studies.density_formula import optimum as closed
 from diffusion_density.studies.density_formula.optimum import Grid
-from diffusion_density.studies.density_formula.sizes import Gan
+from diffusion_density.studies.density_formula.sizes import Gan, GanRun
 from diffusion_density.studies.density_formula.targets import normal, sheet_mixture
 from diffusion_density.times import low_discrepancy
 from diffusion_density.training.averaged_adamw import AveragedAdamW
@@ -52,7 +52,7 @@ from diffusion_density.training.randomness import seed_of
 SCHEDULE = LogLinear(-9.0, 9.0)
 LATENT = 3  # numbers that a generator takes beyond the dimension of the data
 RAMP = 0.2  # share of the steps over which λ grows to its value
-FREQUENCIES = 16  # waves among the features of a discriminator
+FREQUENCIES = 32  # waves among the features of a discriminator: with 16 some seeds drift away in the plane
 FREQUENCY_SCALE = 0.7  # their standard deviation times √D, in cycles per unit
 SOFTENING = 0.01  # of the norm among the features, at the origin
 NATURAL_RATE = 0.3  # first step of the natural gradient: 1 would be Newton's
@@ -109,7 +109,7 @@ def targets(sizes: Gan) -> list[Target]:
     ]
 
 
-def measure(sizes: Gan, seeds: Sequence[int], out: Path, histogram: Path) -> None:
+def measure(sizes: GanRun, out: Path, histogram: Path) -> None:
     """Train all generators, compare them with the closed form, and write both tables.
 
     The first table has one row a generator: the total variation to the data and to the optimum, that of as many exact
@@ -122,6 +122,7 @@ def measure(sizes: Gan, seeds: Sequence[int], out: Path, histogram: Path) -> Non
     """
     rows: list[dict[str, object]] = []
     histograms: list[pd.DataFrame] = []
+    seeds = sizes.seeds
     for target in targets(sizes):
         generators = train(target.mixture, target.weights, seeds, sizes, target.name)
         for index, points in enumerate(samples(generators, sizes.samples, seeds)):

@@ -23,6 +23,7 @@ from diffusion_density.errors import InputError, NumericalError
 from diffusion_density.provenance import recording
 from diffusion_density.studies.density_estimators.verbs import verbs as density_estimators
 from diffusion_density.studies.density_formula.verbs import verbs as density_formula
+from diffusion_density.studies.high_density.verbs import verbs as high_density
 from diffusion_density.studies.job import Threads
 from diffusion_density.studies.max_likelihood.verbs import verbs as max_likelihood
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(density_estimators, name="density-estimators")
 app.add_typer(density_formula, name="density-formula")
+app.add_typer(high_density, name="high-density")
 app.add_typer(max_likelihood, name="max-likelihood")
 
 
@@ -128,7 +130,7 @@ def sample(
 
 @app.command()
 def figure(
-    study: Literal["density_estimators", "density_formula", "max_likelihood"],
+    study: Literal["density_estimators", "density_formula", "high_density", "max_likelihood"],
     name: str,
     tables: Annotated[Path, typer.Option(help="Folder of the study's tables.")],
     out: Annotated[Path, typer.Option(help="The .svg to write; a .png goes beside it.")],

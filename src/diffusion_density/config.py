@@ -16,6 +16,7 @@ from diffusion_density.data.catalogue import check_name, slug
 from diffusion_density.errors import InputError
 from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes, TrainingRun
 from diffusion_density.studies.density_formula.sizes import DensityFormulaSizes
+from diffusion_density.studies.high_density.sizes import HighDensitySizes
 from diffusion_density.studies.max_likelihood.sizes import MaxLikelihoodSizes
 
 ScaleName = Literal["smoke", "desk", "paper"]
@@ -70,6 +71,7 @@ class Scale(BaseModel):
 
     density_estimators: DensityEstimatorsSizes
     density_formula: DensityFormulaSizes
+    high_density: HighDensitySizes
     max_likelihood: MaxLikelihoodSizes
 
     @model_validator(mode="after")

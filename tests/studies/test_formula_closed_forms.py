@@ -19,7 +19,7 @@ from diffusion_density.mixtures import ExactModel
 from diffusion_density.schedules import LogLinear
 from diffusion_density.studies.density_formula import discretisation, exactness, toy
 from diffusion_density.studies.density_formula.sizes import Discretisation, Exactness, Toy
-from diffusion_density.studies.density_formula.targets import sheet_mixture
+from diffusion_density.studies.targets import sheet_mixture
 from truths import random_mixture, seeded
 
 # --- discretisation ---------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from diffusion_density.studies.density_formula.optimum import (
     sampling_distance,
 )
 from diffusion_density.studies.density_formula.sizes import Gan, GanRun
-from diffusion_density.studies.density_formula.targets import sheet_mixture
+from diffusion_density.studies.targets import sheet_mixture
 from truths import doubles, random_mixture, seeded
 
 LINE = Grid.box(-4.5, 3.5, 80, 1)

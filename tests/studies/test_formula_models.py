@@ -14,9 +14,10 @@ from diffusion_density.density.formula import expectation
 from diffusion_density.fokker_planck import Marginals, marginals
 from diffusion_density.schedules import LogLinear
 from diffusion_density.studies.density_formula import classifier, score_error
-from diffusion_density.studies.density_formula.score_error import Perturbed, forward_gap, reverse_gap
 from diffusion_density.studies.density_formula.sizes import Classifier, ScoreErrors
-from diffusion_density.studies.density_formula.targets import normal, sheet_mixture
+from diffusion_density.studies.density_formula.targets import normal
+from diffusion_density.studies.perturbation import SCHEDULE, Perturbed, expected_log_prob, forward_gap, reverse_gap
+from diffusion_density.studies.targets import sheet_mixture
 from truths import doubles, seeded
 
 # Score errors
@@ -24,7 +25,7 @@ from truths import doubles, seeded
 
 @cache
 def solved(size: float) -> tuple[Perturbed, Marginals]:
-    model = Perturbed(sheet_mixture().diffused(score_error.SCHEDULE), size)
+    model = Perturbed(sheet_mixture().diffused(SCHEDULE), size)
     return model, marginals(model, cells=600, steps=500)
 
 
@@ -52,7 +53,7 @@ def test_the_mean_of_the_forward_gap_is_the_bound_that_is_missed() -> None:
     x = torch.linspace(-3.4, 3.0, 65, dtype=torch.float64)
     probability = density.log_prob_at(x, density.schedule.s_start).exp() * 0.1
     assert probability.sum().item() == pytest.approx(1, abs=2e-3)
-    difference = score_error.expected_log_prob(density, x) - expectation(model, x[:, None], rule="quadrature", steps=64)
+    difference = expected_log_prob(density, x) - expectation(model, x[:, None], rule="quadrature", steps=64)
     predicted = forward_gap(model, density, x)
     assert (probability @ difference).item() == pytest.approx((probability @ predicted).item(), rel=0.01)
 

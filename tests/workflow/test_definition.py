@@ -10,11 +10,18 @@ import pytest
 from diffusion_density import config
 from diffusion_density.figures.density_estimators import FIGURES
 from diffusion_density.figures.density_formula import FIGURES as FORMULA_FIGURES
+from diffusion_density.figures.high_density import FIGURES as HIGH_FIGURES
 from diffusion_density.figures.max_likelihood import FIGURES as IMAGE_FIGURES
 from diffusion_density.studies.density_formula.sizes import EXPERIMENTS
+from diffusion_density.studies.high_density.sizes import EXPERIMENTS as HIGH_EXPERIMENTS
 from repository import ROOT, Repository, figure_tables
 
-STUDIES = {"density_estimators": FIGURES, "density_formula": FORMULA_FIGURES, "max_likelihood": IMAGE_FIGURES}
+STUDIES = {
+    "density_estimators": FIGURES,
+    "density_formula": FORMULA_FIGURES,
+    "high_density": HIGH_FIGURES,
+    "max_likelihood": IMAGE_FIGURES,
+}
 
 
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
@@ -24,14 +31,19 @@ def test_every_scale_resolves(repository: Repository, scale: str) -> None:
     expected = {f"{rule} {run}" for rule in ("train", "evaluate") for run in runs}
     expected |= {f"table {table}" for table in ("throws", "objectives", "samples", "dimensions")}
     expected |= {"dataset", "timing", "agreement", "all", *(f"figure_{figure}" for figure in FIGURES)}
-    assert {job for job in planned if not job.startswith(("density_formula", "max_likelihood"))} == expected
+    assert {
+        job for job in planned if not job.startswith(("density_formula", "high_density", "max_likelihood"))
+    } == expected
 
 
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
-def test_every_scale_resolves_for_the_formula(repository: Repository, scale: str) -> None:
+def test_every_scale_resolves_for_papers_b_and_c(repository: Repository, scale: str) -> None:
     jobs = {*EXPERIMENTS, *(f"figure_{figure}" for figure in FORMULA_FIGURES), "train", "measure"}
     planned = repository.planned("density_formula", "--config", f"scale={scale}")
     assert planned == {f"density_formula_{job}" for job in jobs} | {"density_formula"}
+    planned = repository.planned("high_density", "--config", f"scale={scale}")
+    jobs = {*HIGH_EXPERIMENTS, *(f"figure_{figure}" for figure in HIGH_FIGURES)}
+    assert planned == {f"high_density_{job}" for job in jobs} | {"high_density"}
 
 
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from diffusion_density.errors import InputError
-from diffusion_density.figures import density_formula, max_likelihood
+from diffusion_density.figures import density_formula, high_density, max_likelihood
 from diffusion_density.figures.density_estimators import FIGURES
 from repository import Repository, copy, figure_tables
 
@@ -25,6 +25,7 @@ IMAGES = "results/smoke/max_likelihood"
 STUDIES = {
     "density_estimators": FIGURES,
     "density_formula": density_formula.FIGURES,
+    "high_density": high_density.FIGURES,
     "max_likelihood": max_likelihood.FIGURES,
 }
 Finished = tuple[Repository, dict[str, int]]
@@ -168,7 +169,9 @@ def test_editing_another_paper_reruns_nothing(finished: Finished) -> None:
     source = repository.path / "src/diffusion_density"
     with edited(source / "data/images.py", "\n", "\n# edited\n"), edited(source / "cli.py", "\n", "\n# edited\n"):
         planned = repository.planned(*SMOKE)
-    assert not {job for job in planned if not job.startswith(("density_formula_", "max_likelihood_"))} - {"all"}
+    assert not {
+        job for job in planned if not job.startswith(("density_formula_", "high_density_", "max_likelihood_"))
+    } - {"all"}
 
 
 def test_editing_one_experiment_reruns_it_alone(finished: Finished) -> None:

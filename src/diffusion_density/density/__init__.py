@@ -7,12 +7,13 @@ from diffusion_density._lazy import export
 if TYPE_CHECKING:
     from diffusion_density.density.bits import bits_per_dim
     from diffusion_density.density.bound import BoundTerms, bound_terms
-    from diffusion_density.density.chain import chain
+    from diffusion_density.density.chain import chain, reverse_chain
     from diffusion_density.density.class_posterior import class_log_posterior
     from diffusion_density.density.flow import flow
     from diffusion_density.density.formula import formula
     from diffusion_density.density.path_integral import path_integral
     from diffusion_density.density.result import LogDensity
+    from diffusion_density.density.tracking import track
 
 __all__ = [
     "BoundTerms",
@@ -24,6 +25,8 @@ __all__ = [
     "flow",
     "formula",
     "path_integral",
+    "reverse_chain",
+    "track",
 ]
 
 export(
@@ -38,5 +41,7 @@ export(
         "flow": "flow:flow",
         "formula": "formula:formula",
         "path_integral": "path_integral:path_integral",
+        "reverse_chain": "chain:reverse_chain",
+        "track": "tracking:track",
     },
 )

@@ -7,11 +7,21 @@ p(x_{t−1}|x_t) = N(μ_t(x_t, x̂₀), β̃_t I). A forward path from x₁ has 
 
 with E w = p(x₁), the chain's density where the first time is reached. Hence E log w is a lower bound, which the DDPM
 sum of paper B is (`density.formula`, ``sum``), and so is the mean of log (1/K) Σ w_k, which rises with K and tends to
-log p(x₁) (Burda et al. 2016). A step of the forward process from t − 1 to t has the kernel N(a x, b² I); with
-u = 1/σ²_{t−1} + a²/b² the posterior N((α_{t−1} x₀/σ²_{t−1} + a x_t/b²)/u, I/u) is Bayes' rule for two normal laws.
+log p(x₁) (Burda et al. 2016). Over the chain's own paths, from x_T ~ p(x_T) down, E log w is an upper bound on the mean
+of log p(x₁) over its samples. Steps add no error: both bounds hold for every T (sheet C, section 2).
+
+A step of the forward process is x_t = a x_{t−1} + b z and the chain's is x_{t−1} = μ_t + β̃_t^½ n. By Bayes' rule for
+normal laws either noise is the other one turned by an angle φ and moved by the prediction:
+
+.. math:: z = \hat\varepsilon \sin\phi - n \cos\phi, \qquad
+          \cos\phi = a\,\sigma_{t-1}/\sigma_t = e^{(\lambda_t - \lambda_{t-1})/2}, \qquad b = \sigma_t \sin\phi,
+
+.. math:: \log p(x_{t-1} \mid x_t) - \log q(x_t \mid x_{t-1})
+          = D \log(\sigma_t/\sigma_{t-1}) + \tfrac12 \|z\|^2 - \tfrac12 \|n\|^2 .
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -23,6 +33,8 @@ from diffusion_density.density.formula import time_nodes
 from diffusion_density.density.result import LogDensity, check_points, estimated
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
+from diffusion_density.sampling.samplers import prior_sample
+from diffusion_density.schedules import Schedule
 
 
 def chain(
@@ -32,16 +44,19 @@ def chain(
     steps: int = 100,
     paths: int = 16,
     generator: torch.Generator,
+    clean: bool = True,
 ) -> LogDensity:
     """A lower bound on log p of the chain of T ancestral steps, by K importance-weighted forward paths.
 
     Args:
         model: the score, its schedule and its prior.
-        x: (B, *) clean points. Each gets one draw of the noise at the first time, s_start, where the chain ends.
+        x: (B, *) points.
         steps: T. The times are those of `formula` with the rule ``sum``: equal distances in log-SNR, or a discrete
             schedule's own.
         paths: K, at least 2.
         generator: draws the paths, for one point after another in chunks.
+        clean: whether the points are clean, so that each gets one draw of the noise at the first time, s_start, where
+            the chain ends; or points of that time, as the samples of :func:`reverse_chain` are.
 
     Returns:
         LogDensity in nats, a ``lower`` bound in expectation of the ``sde`` density, that of the chain: rising with K.
@@ -56,7 +71,7 @@ def chain(
         raise InputError(f"chain: paths must be at least 2, got {paths}")
     times = time_nodes(model.schedule, "trapezoid", steps).times
     with torch.inference_mode():
-        parts = [_log_weights(model, p, times, paths, generator) for p in x.split(max(1, ROWS // paths))]
+        parts = [_log_weights(model, p, times, paths, generator, clean) for p in x.split(max(1, ROWS // paths))]
     log_weights = torch.cat(parts).clone()
     value = log_weights.logsumexp(1) - math.log(paths)
     share = (log_weights - value[:, None]).exp()
@@ -70,30 +85,115 @@ def chain(
     )
 
 
-def _log_weights(
-    model: Model, x: Tensor, times: Float[Tensor, " t"], paths: int, generator: torch.Generator
-) -> Float[Tensor, "b k"]:
-    """log w of K paths from one draw of x₁ for each point."""
-    schedule, size = model.schedule, x[0].numel()
-    alphas, sigmas = schedule.alpha(times).tolist(), schedule.sigma(times).tolist()
+def reverse_chain(
+    model: Model,
+    n: int,
+    *,
+    event: tuple[int, ...],
+    steps: int = 100,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Float[Tensor, "n *event"], LogDensity]:
+    """Draw n samples of the chain of T ancestral steps, each with an upper bound on its log density.
 
-    def noise(like: Tensor) -> Tensor:
+    Args:
+        model: the score and its schedule, with a Gaussian prior.
+        n: how many.
+        event: the shape of one sample.
+        steps: T, as in :func:`chain`.
+        generator: draws the paths; its device is the samples'.
+        dtype: of the samples.
+
+    Returns:
+        (n, *event) samples at the first time, s_start, and a LogDensity in nats: an ``upper`` bound of the ``sde``
+        density, that of the chain, in the mean over samples and for every T. One path a sample, so no standard error;
+        T − 1 network evaluations. Samples that are not finite have the value NaN with their status.
+
+    Raises:
+        InputError: for n below one, fewer than two steps, or a prior that can't be drawn from.
+    """
+    if n < 1:
+        raise InputError(f"reverse_chain: n must be at least 1, got {n}")
+    times = time_nodes(model.schedule, "trapezoid", steps).times
+    descent = _chain_steps(model.schedule, times)[::-1]
+    samples, log_weights = [], []
+    with torch.inference_mode():
+        for first in range(0, n, ROWS):
+            x = prior_sample(model, min(ROWS, n - first), event, generator=generator, dtype=dtype)
+            log_weight = model.prior.log_prob(x).double()
+            for step in descent:
+                back = torch.randn(x.shape, generator=generator, dtype=dtype, device=x.device)
+                z = step.sine * model.noise(x, step.s) - step.cosine * back
+                log_weight += step.log_ratio(z, back)
+                x = (x - step.spread * z) / step.scale
+            samples.append(x)
+            log_weights.append(log_weight)
+    value = torch.cat(log_weights)
+    failed = ~value.isfinite()
+    return torch.cat(samples), LogDensity(
+        value=value.masked_fill(failed, torch.nan),
+        stderr=None,
+        kind="upper",
+        of="sde",
+        network_evaluations=len(descent),
+        settings={"estimator": "reverse_chain", "steps": len(times)},
+        status=failed.long(),
+    )
+
+
+@dataclass(frozen=True)
+class _ChainStep:
+    """The step between two times of the chain.
+
+    Attributes:
+        s: the later time.
+        scale: a of the forward kernel N(a x, b² I).
+        cosine: cos φ.
+        sine: sin φ.
+        before: σ at the earlier time.
+        sigma: σ at the later time.
+    """
+
+    s: float
+    scale: float
+    cosine: float
+    sine: float
+    before: float
+    sigma: float
+
+    @property
+    def spread(self) -> float:
+        """b of the forward kernel."""
+        return self.sigma * self.sine
+
+    def log_ratio(self, z: Tensor, back: Tensor) -> Float[Tensor, " b"]:
+        """log p(x_{t−1} | x_t) − log q(x_t | x_{t−1}) from the noise z of the forward step and n of the chain's."""
+        forward, backward = (flat(noise).square().sum(1, dtype=torch.float64) for noise in (z, back))
+        return z[0].numel() * math.log(self.sigma / self.before) + 0.5 * (forward - backward)
+
+
+def _chain_steps(schedule: Schedule, times: Float[Tensor, " t"]) -> list[_ChainStep]:
+    """The steps from data to noise."""
+    alpha, sigma, fall = schedule.alpha(times), schedule.sigma(times), schedule.log_snr(times).diff()
+    columns = (times[1:], alpha[1:] / alpha[:-1], (0.5 * fall).exp(), (-fall.expm1()).sqrt(), sigma[:-1], sigma[1:])
+    return [_ChainStep(*values) for values in torch.stack(columns, dim=1).tolist()]
+
+
+def _log_weights(
+    model: Model, x: Tensor, times: Float[Tensor, " t"], paths: int, generator: torch.Generator, clean: bool = True
+) -> Float[Tensor, "b k"]:
+    """log w of K paths from one draw of x₁ for each point, or from the point itself where it is not clean."""
+
+    def normal(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator, dtype=x.dtype, device=x.device)
 
-    start = alphas[0] * x + sigmas[0] * noise(x)
-    here = start.repeat_interleave(paths, dim=0)
+    if clean:
+        alpha, sigma = model.schedule.at(times[0].item())
+        x = alpha * x + sigma * normal(x)
+    here = x.repeat_interleave(paths, dim=0)
     log_weight = torch.zeros(len(here), dtype=torch.float64, device=x.device)
-    for index in range(1, len(times)):
-        a, b = (v.item() for v in schedule.transition(times[index - 1].item(), times[index : index + 1]))
-        z = noise(here)
-        there = a * here + b * z
-        predicted = model.noise(there, times[index].to(x.dtype))
-        clean = (there - sigmas[index] * predicted) / alphas[index]
-        before = sigmas[index - 1] ** 2
-        precision = 1 / before + (a / b) ** 2
-        mean = (alphas[index - 1] / before * clean + a / b**2 * there) / precision
-        off = flat(here - mean).double().square().sum(1)
-        forward = flat(z).double().square().sum(1)
-        log_weight += 0.5 * (size * math.log(precision * b**2) - precision * off + forward)
-        here = there
+    for step in _chain_steps(model.schedule, times):
+        z = normal(here)
+        here = step.scale * here + step.spread * z
+        log_weight += step.log_ratio(z, (step.sine * model.noise(here, step.s) - z) / step.cosine)
     return (log_weight + model.prior.log_prob(here).double()).reshape(len(x), paths)

@@ -29,7 +29,7 @@ from diffusion_density.density.formula_gap import mixture_nodes, predicted_gap_1
 from diffusion_density.mixtures import ExactModel
 from diffusion_density.schedules import Discrete
 from diffusion_density.studies.density_formula.sizes import Discretisation
-from diffusion_density.studies.density_formula.targets import sheet_mixture
+from diffusion_density.studies.targets import sheet_mixture
 from diffusion_density.tables import groups
 
 SCHEDULES: dict[str, Callable[[int], Discrete]] = {

@@ -33,7 +33,7 @@ from diffusion_density.errors import InputError
 from diffusion_density.mixtures import ExactModel, GaussianMixture
 from diffusion_density.schedules import VariancePreserving
 from diffusion_density.studies.density_formula.sizes import Exactness
-from diffusion_density.studies.density_formula.targets import sheet_mixture
+from diffusion_density.studies.targets import sheet_mixture
 
 Estimator = Callable[[ExactModel, Tensor, int, torch.Generator], Tensor]
 

@@ -44,7 +44,8 @@ from diffusion_density.schedules import LogLinear
 from diffusion_density.studies.density_formula import optimum as closed
 from diffusion_density.studies.density_formula.optimum import Grid
 from diffusion_density.studies.density_formula.sizes import Gan, GanRun
-from diffusion_density.studies.density_formula.targets import normal, sheet_mixture
+from diffusion_density.studies.density_formula.targets import normal
+from diffusion_density.studies.targets import sheet_mixture
 from diffusion_density.times import low_discrepancy
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.randomness import seed_of

@@ -1,4 +1,4 @@
-"""What several experiments of paper B share: the mixture in one dimension, and the two classes of the classifier."""
+"""Normal laws of paper B: the two classes of the classifier, and the laws on which generators collapse."""
 
 import torch
 
@@ -6,13 +6,6 @@ from diffusion_density.mixtures import GaussianMixture
 
 CLASS_DIMENSION = 8
 CLASS_SCALES = (1.0, 1.6)  # standard deviations of two centred normal laws: sheet B, section 7
-
-
-def sheet_mixture() -> GaussianMixture:
-    """The mixture in one dimension of sheet B, section 2: weights .3/.7, means −1.5/1, standard deviations .5/.35."""
-    scales = torch.tensor([0.5, 0.35], dtype=torch.float64)
-    means = torch.tensor([[-1.5], [1.0]], dtype=torch.float64)
-    return GaussianMixture(torch.tensor([0.3, 0.7]), means, scales.square()[:, None, None])
 
 
 def normal(dimension: int, scale: float = 1.0) -> GaussianMixture:

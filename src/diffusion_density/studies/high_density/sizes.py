@@ -1,0 +1,81 @@
+"""Every size of the study `high_density`, as a scale file holds them: one class a job."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from diffusion_density.studies.fields import Count, Counts, Positive, Several, Strict
+
+Levels = Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(min_length=1)]
+Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1)]
+Quantiles = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)]
+
+
+class Tracking(Strict):
+    """Samples whose density is tracked with the exact score, at each stochasticity κ and number of steps."""
+
+    samples: Several
+    stochasticities: Levels
+    steps: Counts
+
+
+class Bias(Strict):
+    """Sizes ε of the score's error, samples and steps of tracking, the grid of the truth, and the chains' steps."""
+
+    sizes: Levels
+    samples: Several
+    steps: Count
+    cells: Count
+    grid_steps: Count
+    chain_steps: Annotated[tuple[Several, ...], Field(min_length=1)]
+    chain_samples: Several
+    paths: Several
+
+
+class Modes(Strict):
+    """Log-SNRs and places of noisy points whose mode is tracked; samples of high density in a high dimension."""
+
+    log_snrs: Numbers
+    places: Numbers
+    steps: Count
+    dimension: Count
+    thresholds: Numbers
+    samples: Several
+
+
+class Guidance(Strict):
+    """Dimensions, quantiles, noise and steps of density guidance."""
+
+    dimensions: Counts
+    quantiles: Quantiles
+    stochasticity: Positive
+    samples: Several
+    steps: Count
+
+
+class Cost(Strict):
+    """Samples, dimension and steps at which tracking along the flow and along the SDE are compared."""
+
+    dimensions: Counts
+    samples: Several
+    steps: Counts
+
+
+EXPERIMENTS: dict[str, type[Strict]] = {
+    "tracking": Tracking,
+    "bias": Bias,
+    "modes": Modes,
+    "guidance": Guidance,
+    "cost": Cost,
+}
+"""Jobs that start from nothing, with their sizes."""
+
+
+class HighDensitySizes(Strict):
+    """The section `high_density` of a scale file."""
+
+    tracking: Tracking
+    bias: Bias
+    modes: Modes
+    guidance: Guidance
+    cost: Cost

@@ -1,0 +1,18 @@
+HIGH_SIZES = SCALE.high_density
+HIGH_MODULE = "diffusion_density.studies.high_density"
+# Jobs that start from nothing, with the tables that they write, in order.
+HIGH_EXPERIMENTS = {
+    "tracking": ["tracking"],
+    "bias": ["bias", "sandwich"],
+    "modes": ["modes", "mode_densities"],
+    "guidance": ["guidance"],
+    "cost": ["cost"],
+}
+# Each figure with the tables that it reads, as in diffusion_density.figures.high_density.
+HIGH_FIGURES = {
+    "tracking": ["tracking"],
+    "bias": ["bias", "sandwich"],
+    "modes": ["modes", "mode_densities"],
+    "guidance": ["guidance"],
+    "cost": ["cost"],
+}

@@ -1,13 +1,20 @@
 """The study of paper C end to end when tiny, with what its tables must show."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
-from diffusion_density.studies.high_density import bias, cost, guidance, modes, tracking
+from diffusion_density import artifacts
+from diffusion_density.data.images import ImageSet, load
+from diffusion_density.networks.sizes import SmallUNetSize
+from diffusion_density.studies.high_density import bias, cost, findings, guidance, images, modes, tracking
 from diffusion_density.studies.high_density.sizes import Bias, Guidance, HighDensitySizes, Modes, Tracking
+from diffusion_density.studies.max_likelihood import models as networks
+from diffusion_density.studies.max_likelihood.jobs import Arm, Optimiser, Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,3 +87,115 @@ def test_costs_are_counted(sizes: HighDensitySizes, tmp_path: Path) -> None:
     assert table[3, "sde", 10] == 10
     assert table[3, "flow_exact", 10] == 40
     assert table[3, "flow_hutchinson", 10] == 20
+
+
+def photographs() -> ImageSet:
+    return load("photos32", Path())
+
+
+@pytest.fixture(scope="module")
+def scored(sizes: HighDensitySizes, tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
+    """The table of an untrained network on photographs, and the pictures kept."""
+    folder = tmp_path_factory.mktemp("images")
+    run = Run(
+        dataset="photos32",
+        arm=Arm(prediction="velocity", path="vp", times="importance"),
+        seeds=(0,),
+        network=SmallUNetSize(kind="small", widths=(8, 8), contrasts=4, time_width=8),
+        optimiser=Optimiser(batch_size=4, learning_rate=1e-3, warmup=0, cosine=False, ema=0.5),
+        snapshots=(1,),
+    )
+    weights = networks.build(run, photographs(), 0).state_dict()
+    networks.save(folder / "models.safetensors", run, {(0, 1): weights}, {0: torch.zeros(1)})
+    table, grid = folder / "images.csv", folder / "grid.safetensors"
+    images.measure(
+        "main-photos32", run, sizes.images, photographs(), folder / "models.safetensors", table, grid, device="cpu"
+    )
+    return pd.read_csv(table), grid
+
+
+def test_every_group_is_scored(scored: tuple[pd.DataFrame, Path], sizes: HighDensitySizes) -> None:
+    table, grid = scored
+    counts = table.groupby("group").image.count()
+    assert counts["test"] == counts["blurred"] == sizes.images.images
+    assert set(table.group) == {
+        "test",
+        "blurred",
+        "shuffled",
+        "grey",
+        "stripes",
+        "sde",
+        "flow",
+        "high_density",
+        "guided",
+    }
+    assert table.bits_per_dim.between(0, 100).all()
+    kept, settings = artifacts.read_safetensors(grid, ["test nan", "blurred 1", "high_density 0", "guided 0.55"])
+    assert settings == {"levels": 256}
+    assert kept["sde nan"].shape == (2, 3, 32, 32)
+    assert kept["sde nan"].dtype == torch.uint8
+
+
+def test_flat_images_have_small_files(scored: tuple[pd.DataFrame, Path]) -> None:
+    sizes = scored[0].groupby("group").png_bytes.mean()
+    assert sizes["grey"] < sizes["stripes"] < sizes["blurred"] < sizes["test"]
+
+
+def test_blurring_keeps_what_is_flat_and_spreads_a_point_as_a_normal_law() -> None:
+    flat = torch.full((1, 1, 8, 8), 77, dtype=torch.uint8)
+    assert torch.equal(images.blurred(flat, 1.0, 256), flat)
+    point = torch.zeros(1, 1, 31, 31, dtype=torch.uint8)
+    point[..., 15, 15] = 255
+    spread = images.blurred(point, 2.0, 256)[0, 0].double()
+    assert spread[15, 15] == pytest.approx(255 / (2 * math.pi * 4), abs=0.6)
+    assert spread[15, 17] == pytest.approx(255 / (2 * math.pi * 4) * math.exp(-0.5), abs=0.6)
+    assert torch.equal(spread, spread.T)
+
+
+def test_shuffled_images_keep_their_pixels(sizes: HighDensitySizes) -> None:
+    made = {group: pictures for group, _, pictures in images.real_groups(photographs(), sizes.images)}
+    few = made["test"][: sizes.images.samples]
+    assert not torch.equal(made["shuffled"], few)
+    torch.testing.assert_close(made["shuffled"].flatten(2).sort(2).values, few.flatten(2).sort(2).values)
+
+
+def scores_of(group: str, bits: list[float], parameter: float = math.nan, png: list[int] | None = None) -> pd.DataFrame:
+    columns = {"image": range(len(bits)), "bits_per_dim": bits, "png_bytes": png or [1] * len(bits)}
+    return pd.DataFrame({"dataset": "d", "run": "r", "group": group, "parameter": parameter} | columns)
+
+
+def test_findings_are_judged_from_the_table(tmp_path: Path) -> None:
+    n = 20
+    bits = [3 + 0.1 * i for i in range(n)]
+    monotone = [b - 0.2 for b in bits]
+    monotone[0] = bits[0] + 1  # one image of twenty is not likelier when blurred
+    table = pd.concat(
+        [
+            scores_of("test", bits, png=[100 + 7 * i for i in range(n)]),
+            scores_of("blurred", monotone, 1.0),
+            scores_of("blurred", [b - 0.5 for b in bits], 2.0),
+            scores_of("sde", [5.0, 6.0]),
+            scores_of("flow", [5.5, 6.5]),
+            scores_of("high_density", [9.0, 9.0], 3.0),
+            scores_of("high_density", [4.0, 5.2], 0.0),
+            *(scores_of(group, [2.0, 9.0]) for group in ("grey", "stripes", "shuffled")),
+        ]
+    )
+    artifacts.write_csv(tmp_path / "images.csv", table)
+    findings.measure(tmp_path / "images.csv", tmp_path / "findings.csv")
+    found = pd.read_csv(tmp_path / "findings.csv").set_index("finding")
+    assert found.value["rank correlation"] == pytest.approx(-1)
+    assert found.value["blurring makes likelier"] == pytest.approx(0.95)
+    assert found.ci_low["blurring makes likelier"] < 0.95 < found.ci_high["blurring makes likelier"]
+    assert found.value["denser than ordinary"] == pytest.approx(7 / 8)
+    assert (found.loc["likelier than test images", "value"] == 0.5).all()
+
+
+def test_the_interval_of_a_rank_correlation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 200, generator=generator).double()
+    y = 0.6 * x + 0.8 * torch.randn(500, 200, generator=generator).double()
+    truth = 6 / math.pi * math.asin(0.3)  # Spearman's ρ of a normal law with correlation 0.6
+    inside = [low < truth < high for a, b in zip(x.numpy(), y.numpy(), strict=True)
+              for _, low, high, _ in [findings.correlation(pd.Series(a), pd.Series(b))]]  # fmt: skip
+    assert 0.92 < sum(inside) / len(inside) < 0.98

@@ -113,8 +113,9 @@ def test_a_figure_reads_the_tables_of_its_rule_and_no_others(
     repository, _ = finished
     folder = tmp_path / "tables"
     folder.mkdir()
-    if figure == "samples":
-        shutil.copytree(repository.path / IMAGES / "samples", tmp_path / "samples")
+    pictures = repository.path / "results/smoke" / study / "samples"
+    if pictures.exists():
+        shutil.copytree(pictures, tmp_path / "samples")
     for table in tables:
         shutil.copy(repository.path / "results/smoke" / study / f"tables/{table}.csv", folder)
     STUDIES[study][figure](folder)

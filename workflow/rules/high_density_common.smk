@@ -8,6 +8,8 @@ HIGH_EXPERIMENTS = {
     "guidance": ["guidance"],
     "cost": ["cost"],
 }
+# Networks of paper D whose images are examined: digits, and one for each set of larger images.
+HIGH_RUNS = [ML.reference, *(run for run in ML_RUNS if run.startswith("main-"))]
 # Each figure with the tables that it reads, as in diffusion_density.figures.high_density.
 HIGH_FIGURES = {
     "tracking": ["tracking"],
@@ -15,4 +17,6 @@ HIGH_FIGURES = {
     "modes": ["modes", "mode_densities"],
     "guidance": ["guidance"],
     "cost": ["cost"],
+    "images": ["images"],
+    "pictures": ["images"],
 }

@@ -5,14 +5,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 
-from diffusion_density.artifacts import read_csv
+from diffusion_density.artifacts import read_csv, read_safetensors
 from diffusion_density.figures.style import COLOURS, GREY, canvas, plain_log_ticks
 from diffusion_density.tables import groups
 
 UPPER, LOWER, SDE, FLOW = "#D55E00", "#0072B2", "#000000", COLOURS["flow"]
 KAPPAS = ("#CC79A7", "#009E73", "#0072B2", "#D55E00")
+
+
+GROUPS = {  # what each group of images is called, with its parameter
+    "test": "test",
+    "blurred": "blur {:g}",
+    "sde": "SDE",
+    "flow": "flow",
+    "high_density": "λ = {:g}",
+    "guided": "q = {:g}",
+    "shuffled": "shuffled",
+    "grey": "grey",
+    "stripes": "stripes",
+}
 
 
 def tracking(tables: Path) -> Figure:
@@ -161,11 +176,79 @@ def cost(tables: Path) -> Figure:
     return figure
 
 
+def images(tables: Path) -> Figure:
+    """Bits/dim against PNG size and along blurs, and of ordinary and dense samples, for every image set."""
+    table = read_csv(tables / "images.csv")
+    figure, axes = canvas(3, height=3.1)
+    sets = sorted(set(table.dataset))
+    for colour, marker, dataset in zip(KAPPAS[1:], "os^", sets, strict=False):
+        mine = table[table.dataset == dataset]
+        test = mine[mine.group == "test"]
+        size = test.png_bytes / test.png_bytes.mean()
+        found = spearmanr(test.png_bytes, -test.bits_per_dim)
+        label = f"{dataset}: $\\rho$ = {found.statistic:.2f}"
+        axes[0].plot(size, test.bits_per_dim, marker, ms=2.5, color=colour, alpha=0.7, label=label)
+        blurs = mine[mine.group == "blurred"]
+        widths = [0.0, *sorted(set(blurs.parameter))]
+        values = [test.bits_per_dim, *(blurs[blurs.parameter == w].bits_per_dim for w in widths[1:])]
+        means, errors = [v.mean() for v in values], [v.sem() for v in values]
+        axes[1].errorbar(widths, means, yerr=errors, color=colour, marker=marker, mfc="w", capsize=1.5, label=dataset)
+        parts = [part for group, _, part in _variants(mine) if group != "blurred"]
+        for place, part in enumerate(parts):
+            axes[2].plot(np.full(len(part), place), part.bits_per_dim, marker, ms=2.5, color=colour, alpha=0.7)
+    names = [GROUPS[group].format(level) for group, level, _ in _variants(table) if group != "blurred"]
+    axes[0].set(xlabel="PNG bytes, over their mean", ylabel="bits/dim, SDE bound", title="test images")
+    axes[1].set(xlabel="blur (pixels)", ylabel="bits/dim, SDE bound", title="blurred")
+    axes[2].set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axes[2].set(ylabel="bits/dim, SDE bound", title="samples and others")
+    axes[0].legend(fontsize=6)
+    axes[1].legend(fontsize=6)
+    return figure
+
+
+def _variants(table: pd.DataFrame) -> list[tuple[str, float, pd.DataFrame]]:
+    """Each group with each of its parameters (0 where it has none), and its rows."""
+    parameters = table.parameter.fillna(0)
+    return [
+        (group, level, table[(table.group == group) & (parameters == level)])
+        for group in GROUPS
+        for level in sorted(set(parameters[table.group == group]))
+    ]
+
+
+def pictures(tables: Path) -> Figure:
+    """What the groups look like: a row a group, for the last image set."""
+    table = read_csv(tables / "images.csv")
+    run = max(table.run)
+    kept, settings = read_safetensors(tables.parent / "samples" / f"{run}.safetensors")
+    mine = table[table.run == run]
+    variants = _variants(mine)
+    figure, (axis,) = canvas(1, height=0.42 * len(variants) + 0.3)
+    count, _, side, _ = kept["test nan"].shape
+    pitch = side + 2
+    sheet = np.ones((len(variants) * pitch, count * pitch, 3))
+    labels = []
+    for index, (group, level, part) in enumerate(variants):
+        images = kept[f"{group} {part.parameter.iloc[0]:g}"].numpy() / (settings["levels"] - 1)
+        for place, image in enumerate(images):
+            top, left = index * pitch, place * pitch
+            sheet[top : top + side, left : left + side] = np.broadcast_to(image.transpose(1, 2, 0), (side, side, 3))
+        labels.append(f"{GROUPS[group].format(level)}: {part.bits_per_dim.mean():.2f}")
+    axis.imshow(sheet, interpolation="nearest")
+    axis.set_yticks([index * pitch + side / 2 for index in range(len(variants))], labels)
+    axis.set(title=f"{mine.dataset.iloc[0]}: mean bits/dim of each row", xticks=[])
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    return figure
+
+
 FIGURES: dict[str, Callable[[Path], Figure]] = {
     "tracking": tracking,
     "bias": bias,
     "modes": modes,
     "guidance": guidance,
     "cost": cost,
+    "images": images,
+    "pictures": pictures,
 }
 """Every figure of the study by name."""

@@ -61,6 +61,22 @@ class Cost(Strict):
     steps: Counts
 
 
+class Images(Strict):
+    """Test images with the widths of their blurs in pixels, throws of the bound, and samples with the steps of each.
+
+    ``shown`` images of every group are kept for the figure.
+    """
+
+    images: Several
+    blurs: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    throws: Several
+    samples: Several
+    thresholds: Numbers
+    quantiles: Quantiles
+    steps: Count
+    shown: Count
+
+
 EXPERIMENTS: dict[str, type[Strict]] = {
     "tracking": Tracking,
     "bias": Bias,
@@ -79,3 +95,4 @@ class HighDensitySizes(Strict):
     modes: Modes
     guidance: Guidance
     cost: Cost
+    images: Images

@@ -3,23 +3,54 @@
 Sizes arrive as JSON of the classes in `sizes`. The study's modules, and torch with them, are imported inside the verbs.
 """
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from diffusion_density.config import parse
 from diffusion_density.studies import job as jobs
-from diffusion_density.studies.high_density.sizes import EXPERIMENTS
-from diffusion_density.studies.job import Spec, Tables, Threads
+from diffusion_density.studies.high_density.sizes import EXPERIMENTS, Images
+from diffusion_density.studies.job import Out, Spec, Tables, Threads, job
+from diffusion_density.studies.max_likelihood.jobs import Run
 
 verbs = typer.Typer(
     help='Paper C, "Diffusion Models as Cartoonists": what its workflow rules call.', no_args_is_help=True
 )
 
 
-@verbs.callback()
-def study() -> None:
-    """So that the only verb has a name."""
-
-
 @verbs.command()
 def experiment(name: str, spec: Spec, out: Tables, threads: Threads = 1) -> None:
     """Run the experiment NAME, which starts from nothing."""
     jobs.experiment("high_density", EXPERIMENTS, name, spec, out, threads)
+
+
+@verbs.command()
+def images(
+    name: str,
+    run: Annotated[str, typer.Option(help="JSON of the training run.")],
+    spec: Spec,
+    models: Annotated[Path, typer.Option(help="What paper D's `train` wrote for the run.")],
+    data_dir: Annotated[Path, typer.Option(help="Where archives of images are.")],
+    grid: Annotated[Path, typer.Option(help="The images to write.")],
+    out: Out,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs to use; 0 is the processor.")] = 0,
+    threads: Threads = 1,
+) -> None:
+    """Score real images and samples of high density with the network of the run NAME."""
+    trained, sizes = parse(Run, run, "--run"), parse(Images, spec, "--spec")
+    with job([out, grid], {"name": name, "run": trained, "sizes": sizes}, trained.seeds[:1], threads):
+        from diffusion_density.data.images import load
+        from diffusion_density.studies.high_density.images import measure
+
+        device = "cuda" if gpus else "cpu"
+        measure(name, trained, sizes, load(trained.dataset, data_dir, download=False), models, out, grid, device=device)
+
+
+@verbs.command()
+def findings(images: Annotated[Path, typer.Argument(help="The table of all scored images.")], out: Out) -> None:
+    """Judge paper C's claims of images from their table."""
+    with job([out], {"images": str(images)}):
+        from diffusion_density.studies.high_density.findings import measure
+
+        measure(images, out)

@@ -124,7 +124,7 @@ def test_a_row_is_given_the_rows_above_and_its_place() -> None:
 
 
 class ExactRows:
-    """The exact noise prediction of the rows of a normal law of images, given the rows above."""
+    """The exact entropy prediction (score + y) of the rows of a normal law of images, given the rows above."""
 
     def __init__(self, covariance: Tensor) -> None:
         self.covariance = covariance
@@ -141,7 +141,7 @@ class ExactRows:
                 alpha, sigma = SCHEDULE.alpha(s[mine]), SCHEDULE.sigma(s[mine])
                 off = y[mine] - alpha[:, None] * (rows[mine][:, above] @ gain.mT)
                 total = alpha[:, None, None].square() * spread + sigma[:, None, None].square() * torch.eye(8).to(y)
-                out[mine] = sigma[:, None] * torch.linalg.solve(total, off[..., None])[..., 0]
+                out[mine] = y[mine] - torch.linalg.solve(total, off[..., None])[..., 0]
             return out
 
         return network

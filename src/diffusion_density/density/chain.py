@@ -128,16 +128,13 @@ def reverse_chain(
                 x = (x - step.spread * z) / step.scale
             samples.append(x)
             log_weights.append(log_weight)
-    value = torch.cat(log_weights)
-    failed = ~value.isfinite()
-    return torch.cat(samples), LogDensity(
-        value=value.masked_fill(failed, torch.nan),
-        stderr=None,
+    return torch.cat(samples), estimated(
+        torch.cat(log_weights),
+        None,
         kind="upper",
         of="sde",
         network_evaluations=len(descent),
         settings={"estimator": "reverse_chain", "steps": len(times)},
-        status=failed.long(),
     )
 
 

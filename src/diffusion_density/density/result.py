@@ -47,7 +47,7 @@ class LogDensity:
 
 def estimated(
     value: Float[Tensor, " b"],
-    stderr: Float[Tensor, " b"],
+    stderr: Float[Tensor, " b"] | None,
     *,
     kind: Kind,
     of: Of,
@@ -58,7 +58,7 @@ def estimated(
     failed = ~value.isfinite()
     return LogDensity(
         value=value.masked_fill(failed, nan),
-        stderr=stderr.masked_fill(failed, nan),
+        stderr=None if stderr is None else stderr.masked_fill(failed, nan),
         kind=kind,
         of=of,
         network_evaluations=network_evaluations,

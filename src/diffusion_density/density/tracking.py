@@ -37,7 +37,7 @@ from torch import Tensor
 from diffusion_density.batching import ROWS
 from diffusion_density.broadcasting import flat
 from diffusion_density.density.divergence import rademacher, with_divergence
-from diffusion_density.density.result import LogDensity
+from diffusion_density.density.result import LogDensity, estimated
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
 from diffusion_density.sampling.samplers import prior_sample, reverse_steps
@@ -95,13 +95,10 @@ def track(
             start = prior_sample(model, min(ROWS, n - first), event, generator=generator, dtype=dtype)
             parts.append(_tracked(model, start, steps, stochasticity, count, generator))
     samples, tracked = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    value = tracked.mean(1)
-    failed = ~value.isfinite()
-    stderr = tracked.std(1) / count**0.5 if count > 1 else None
     dimension = samples[0].numel()
-    return samples, LogDensity(
-        value=value.masked_fill(failed, torch.nan),
-        stderr=stderr,
+    return samples, estimated(
+        tracked.mean(1),
+        tracked.std(1) / count**0.5 if count > 1 else None,
         kind="upper" if stochasticity else "unbiased" if count else "exact",
         of="sde" if stochasticity else "flow",
         network_evaluations=steps * (1 + (count or dimension if derivatives else 0)),
@@ -112,7 +109,6 @@ def track(
             "divergence": divergence if derivatives else None,
             "probes": count or None,
         },
-        status=failed.long(),
     )
 
 

@@ -125,6 +125,7 @@ def modes(tables: Path) -> Figure:
 def guidance(tables: Path) -> Figure:
     """Realised against wanted log densities, and the mean error of every method by dimension."""
     table = read_csv(tables / "guidance.csv")
+    table = table[~table.out_of_reach]
     figure, axes = canvas(2, height=3.0)
     largest = table[(table.dimension == table.dimension.max()) & (table.method == "deterministic")]
     quantiles = sorted(set(largest["quantile"]))

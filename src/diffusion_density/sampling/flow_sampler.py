@@ -19,7 +19,8 @@ from torchdiffeq import odeint
 
 from diffusion_density.broadcasting import flat
 from diffusion_density.errors import InputError
-from diffusion_density.model import GaussianPrior, Model
+from diffusion_density.model import Model
+from diffusion_density.sampling.samplers import prior_sample
 
 FIRST_STEP = 0.01  # of the way
 
@@ -104,9 +105,7 @@ def sample_flow(
         raise InputError(f"sample_flow: tolerances must be positive, got rtol={rtol} and atol={atol}")
     if dtype != torch.float64 and min(rtol, atol) < 1e-6:
         raise InputError("sample_flow: tolerances below 1e-6 need double precision")
-    if not isinstance(model.prior, GaussianPrior):
-        raise InputError("sample_flow: the model's prior is not Gaussian; its samples can't be drawn here")
-    z = model.prior.variance**0.5 * torch.randn(n, *event, generator=generator, dtype=dtype, device=generator.device)
+    z = prior_sample(model, n, event, generator=generator, dtype=dtype)
     solved = [_solve(model, part, rtol, atol, max_steps) for part in z.split(chunk or n)]
     return FlowSamples(
         x=torch.cat([part.x for part in solved]),

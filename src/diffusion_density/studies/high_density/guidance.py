@@ -3,7 +3,8 @@ r"""Guidance job of paper C's follow-up: log densities chosen beforehand, and wh
 The target is a mixture of two normal laws in D dimensions, whose log density is known. One row is one sample: the log
 density it was steered to, the one tracked (with one random probe a step for the divergence), and the true one. Methods:
 deterministic guidance; stochastic guidance with the exact drift, whose noise lies in the plane normal to the score; and
-with the published drift, which leaves out one term.
+with the published drift, which leaves out one term. ``out_of_reach`` marks samples whose target no drift along the
+score could reach.
 """
 
 from pathlib import Path
@@ -53,6 +54,7 @@ def measure(sizes: Guidance, out: Path) -> None:
                     "sample": range(sizes.samples),
                     "target_nats": found.target.numpy(),
                     "tracked_nats": found.log_prob.numpy(),
+                    "out_of_reach": found.out_of_reach.numpy(),
                     "log_prob_nats": exact.log_prob(found.x, SCHEDULE.s_start).numpy(),
                 }
             )

@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A repository whose run was killed outright when the first networks were trained, and then resumed."""
     repository = copy(tmp_path_factory.mktemp("pipeline") / "repository")
     run = subprocess.Popen(
-        repository.command(*SMOKE),
+        repository.command("density_estimators", *SMOKE),
         cwd=repository.path,
         env=repository.environment,
         start_new_session=True,

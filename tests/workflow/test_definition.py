@@ -45,7 +45,7 @@ def test_every_scale_resolves_for_papers_b_and_c(repository: Repository, scale: 
     assert planned == {f"density_formula_{job}" for job in jobs} | {"density_formula"}
     planned = repository.planned("high_density", "--config", f"scale={scale}", "datasets=[]")
     jobs = {*HIGH_EXPERIMENTS, *(f"figure_{figure}" for figure in HIGH_FIGURES), "images_table", "findings"}
-    run = "ablation-velocity-vp-importance"
+    run = config.read_scale(scale, ROOT / "workflow" / "scales").max_likelihood.reference
     expected = {f"high_density_{job}" for job in jobs} | {"high_density", f"high_density_images {run}"}
     assert planned == expected | {"max_likelihood_dataset", f"max_likelihood_train {run}"}
 

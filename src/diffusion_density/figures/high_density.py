@@ -125,7 +125,6 @@ def modes(tables: Path) -> Figure:
 def guidance(tables: Path) -> Figure:
     """Realised against wanted log densities, and the mean error of every method by dimension."""
     table = read_csv(tables / "guidance.csv")
-    table = table[~table.out_of_reach]
     figure, axes = canvas(2, height=3.0)
     largest = table[(table.dimension == table.dimension.max()) & (table.method == "deterministic")]
     quantiles = sorted(set(largest["quantile"]))
@@ -146,10 +145,10 @@ def guidance(tables: Path) -> Figure:
     dimensions = sorted(set(table.dimension))
     middle = table[(table["quantile"] - 0.5).abs() == (table["quantile"] - 0.5).abs().min()]
     for offset, (method, (label, colour, marker)) in zip((-0.15, 0, 0.15), styles.items(), strict=True):
-        part = middle[middle.method == method]
-        error = (part.log_prob_nats - part.target_nats).groupby(part.dimension)
+        part = middle[(middle.method == method) & ~middle.out_of_reach]
+        error = (part.log_prob_nats - part.target_nats).groupby(part.dimension).agg(["mean", "sem"]).reindex(dimensions)
         place = np.arange(len(dimensions)) + offset
-        axes[1].errorbar(place, error.mean(), yerr=error.sem(), fmt=marker, color=colour, capsize=1.5, label=label)
+        axes[1].errorbar(place, error["mean"], yerr=error["sem"], fmt=marker, color=colour, capsize=1.5, label=label)
     axes[1].axhline(0, color=GREY, lw=0.8)
     axes[1].set_xticks(range(len(dimensions)), [f"{d}" for d in dimensions])
     axes[1].set(xlabel="dimension $D$", ylabel="mean of true − wanted log p (nats)")

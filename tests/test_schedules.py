@@ -1,6 +1,7 @@
 """Schedules against autograd, the algebra of Gaussian kernels, and the numbers of the papers' sheets."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -184,6 +185,6 @@ def test_where_each_schedule_starts() -> None:
         (lambda: Discrete(doubles(0.1, 0.2)[None]), "vector"),
     ],
 )
-def test_wrong_settings_are_named(make: object, message: str) -> None:
+def test_wrong_settings_are_named(make: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        make()  # type: ignore[operator]
+        make()

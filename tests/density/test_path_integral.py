@@ -320,10 +320,10 @@ def test_a_score_that_is_not_finite_is_told() -> None:
         ({"cutoff": 1.0}, "got 1.0"),
     ],
 )
-def test_wrong_settings_are_named(options: dict[str, object], message: str) -> None:
+def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:
     exact, x, _ = exact_points(2, 3)
     with pytest.raises(InputError, match=message):
-        path_integral(exact, x, generator=seeded(0), **options)  # type: ignore[arg-type]
+        path_integral(exact, x, generator=seeded(0), **options)
 
 
 def test_points_that_are_not_finite_are_named() -> None:

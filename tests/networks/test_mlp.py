@@ -1,6 +1,7 @@
 """The multilayer perceptron and its stack."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -132,9 +133,9 @@ def test_a_stack_can_be_trained() -> None:
 
 
 @pytest.mark.parametrize("other", [{"widths": (16, 9)}, {"widths": (16,)}, {"frequencies": 5}])
-def test_networks_of_different_shapes_are_not_stacked(other: dict[str, object]) -> None:
+def test_networks_of_different_shapes_are_not_stacked(other: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="different shapes"):
-        MLP.stack([network(), network(**other)])  # type: ignore[arg-type]
+        MLP.stack([network(), network(**other)])
 
 
 def test_a_conditional_network_is_given_its_context_row_by_row() -> None:

@@ -1,6 +1,7 @@
 """The study of paper A: its divergences against closed forms, its jobs end to end at a tiny size, its sizes."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -231,8 +232,8 @@ def test_networks_come_back_in_their_places(study: Study) -> None:
         expected = torch.cat([model.score(x[2 * i : 2 * i + 2], 0.3) for i, model in enumerate(each)])
         torch.testing.assert_close(together.score(x, 0.3), expected, rtol=1e-5, atol=1e-5)
         assert {model.prediction for model in each} == {prediction}
-    assert not last.model(0).network.skip  # type: ignore[union-attr]
-    assert last.model(4).network.skip  # type: ignore[union-attr]
+    assert not last.networks[0].skip
+    assert last.networks[4].skip
 
 
 def test_the_flow_of_all_networks_is_that_of_each(study: Study) -> None:
@@ -383,9 +384,9 @@ def test_wrong_sizes_are_named(change: dict[str, object], named: str) -> None:
         (lambda: Dataset(dimension=0, mixtures=1, samples=1, components=1), "dimension"),
     ],
 )
-def test_wrong_sizes_of_the_other_jobs_are_named(make: object, named: str) -> None:
+def test_wrong_sizes_of_the_other_jobs_are_named(make: Callable[[], object], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
-        make()  # type: ignore[operator]
+        make()
 
 
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])

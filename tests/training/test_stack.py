@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from diffusion_density.training.objectives import Weighting
 from diffusion_density.training.stack import Member, train_stack
 from truths import PAPER_A, random_mixture, seeded
 
-SETTINGS = {"throws": 3, "batch_size": 8, "learning_rate": 1e-3, "ema": 0.9}
+SETTINGS: dict[str, Any] = {"throws": 3, "batch_size": 8, "learning_rate": 1e-3, "ema": 0.9}
 
 
 def points(seed: int = 0, n: int = 32) -> Tensor:
@@ -45,7 +46,7 @@ def member(
 
 def trained(members: Sequence[Member], steps: int = 12, **changed: object) -> MLP:
     """The stack after some steps."""
-    *_, (step, given) = train_stack(members, PAPER_A, checkpoints=[steps], **SETTINGS | changed)  # type: ignore[arg-type]
+    *_, (step, given) = train_stack(members, PAPER_A, checkpoints=[steps], **SETTINGS | changed)
     assert step == steps
     assert given is not None
     return given
@@ -132,7 +133,7 @@ def test_averaged_weights_are_bias_corrected() -> None:
             for _, given in train_stack(
                 [member(0)], PAPER_A, checkpoints=range(1, steps + 1), **SETTINGS | {"ema": ema}
             )
-        ]  # type: ignore[arg-type]
+        ]
         for ema in (0.0, decay)
     }
     for last in range(1, steps + 1):
@@ -182,8 +183,8 @@ def test_training_learns(prediction: Prediction, limit: float) -> None:
     data = mixture.sample(512, generator=seeded(1), dtype=torch.float32)
     start = MLP(2, (32, 32), 8, 8, 0.1, generator=seeded(0))
     members = [Member(start, prediction, weighting, data, 0) for weighting in ("unit", "likelihood")]
-    settings = {"throws": 8, "batch_size": 64, "learning_rate": 4e-3, "ema": 0.98}
-    *_, (_, stack) = train_stack(members, PAPER_A, checkpoints=[400], **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"throws": 8, "batch_size": 64, "learning_rate": 4e-3, "ema": 0.98}
+    *_, (_, stack) = train_stack(members, PAPER_A, checkpoints=[400], **settings)
     assert stack is not None
     draws = Diffused.draw(mixture, PAPER_A, 10_000, seeded(2))
     untrained, *learned = (

@@ -1,5 +1,7 @@
 """The path-integral bound against exact mixtures, closed-form wrong models, and its own promises."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor

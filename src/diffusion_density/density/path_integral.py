@@ -16,6 +16,7 @@ of cutoff × integrand; without a cutoff the variance, of order 1/s, would have 
 with less variance see :mod:`~diffusion_density.density.reduced`.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from diffusion_density.batching import ROWS, normals
 from diffusion_density.broadcasting import per_row
+from diffusion_density.density.adaptive import rounds
 from diffusion_density.density.reduced import reduced
 from diffusion_density.density.result import LogDensity, check_points, estimated
 from diffusion_density.errors import InputError
@@ -40,26 +42,33 @@ def path_integral(
     method: Method = "plain",
     generator: torch.Generator,
     cutoff: float = 1e-5,
+    target: float | None = None,
+    most: int = 65_536,
+    chunk: int = ROWS,
 ) -> LogDensity:
     """A lower bound on log p of the reverse SDE, with its standard error.
 
-    The plain draws of a point are consecutive in the generator's stream: a batch gives what its points give one after
-    the other from the same generator. The reduced draws are the same for all points of a batch: a point gives what it
-    gives alone from an equal generator, and the errors of different points are correlated.
+    The draws of a point are consecutive in the generator's stream: a batch gives what its points give one after the
+    other from the same generator, and the errors of its points are independent.
 
     Args:
         model: the score and its schedule.
         x: (B, *) points at the data end s_min.
         throws: n, draws of (s, z) for each point: at least 2, for ``reduced`` a multiple of 16, at best 16 · 2^k.
         method: ``plain``, the paper's estimator, with independent throws; or ``reduced``, the same expectation with
-            less variance, from pairs of throws on scrambled nets. Its error is that of 8 scramblings: intervals
-            need Student's t of 7 degrees of freedom.
+            less variance, from pairs of throws on nets and regression. Its error is that of 8 nets: intervals need
+            Student's t of 7 degrees of freedom.
         generator: draws the throws.
         cutoff: the first drawn time, as a fraction of [s_min, s_max].
+        target: a standard error in nats; rounds of doubled throws go on for the points above it. Rounds come one after
+            the other, so that a batch draws other numbers than its points one by one.
+        most: throws of a point that rounds may not exceed.
+        chunk: the most rows of one network call; less for large networks on images.
 
     Returns:
-        LogDensity in nats, a ``lower`` bound (in expectation) of the ``sde`` density; n network evaluations a point.
-        Points where the score was not finite are NaN with their status.
+        LogDensity in nats, a ``lower`` bound (in expectation) of the ``sde`` density; n network evaluations a point, or
+        with a target their mean, rounded up. Points where the score was not finite are NaN with their status. A target
+        that ``most`` throws did not reach shows in the standard error.
 
     Raises:
         InputError: for points that are not finite, or settings out of range.
@@ -71,28 +80,40 @@ def path_integral(
         raise InputError(f"path_integral: method is one of {', '.join(get_args(Method))}, not {method!r}")
     if not 0 < cutoff < 1:
         raise InputError(f"path_integral: cutoff must lie between 0 and 1, got {cutoff}")
-    estimate = _plain if method == "plain" else reduced
+    if target is not None and not target > 0:
+        raise InputError(f"path_integral: target must be positive, got {target}")
+    method_of = _plain if method == "plain" else reduced
+
+    def estimate(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        return method_of(model, x[index], count, generator, cutoff, chunk)
+
     with torch.inference_mode():
-        integral, stderr = estimate(model, x, throws, generator, cutoff)
+        integral, stderr, spent = rounds(estimate, len(x), throws, target or math.inf, most, x.device)
         value = _prior_reference(model, x).double() + integral
     return estimated(
         value.clone(),
         stderr.clone(),
         kind="lower",
         of="sde",
-        network_evaluations=throws,
-        settings={"estimator": "path_integral", "method": method, "throws": throws, "cutoff": cutoff},
+        network_evaluations=math.ceil(spent.double().mean().item()),
+        settings={
+            "estimator": "path_integral",
+            "method": method,
+            "throws": throws,
+            "cutoff": cutoff,
+            "target": target,
+        },
     )
 
 
 def _plain(
-    model: Model, x: Tensor, throws: int, generator: torch.Generator, cutoff: float
+    model: Model, x: Tensor, throws: int, generator: torch.Generator, cutoff: float, chunk: int
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """The mean of independent throws and its standard error."""
     means, variances = [], []
-    for points in x.split(max(1, ROWS // throws)):
+    for points in x.split(max(1, chunk // throws)):
         total = square = torch.zeros(len(points), dtype=torch.float64, device=x.device)
-        for count in _chunks(throws, max(1, ROWS // len(points))):
+        for count in _chunks(throws, max(1, chunk // len(points))):
             terms = _throw(model, points, count, generator, cutoff).double()
             total, square = total + terms.sum(1), square + terms.square().sum(1)
         means.append(total / throws)

@@ -1,4 +1,4 @@
-r"""The path-integral bound with its variance reduced: a normal reference, antithetic pairs, scrambled nets of throws.
+r"""The path-integral bound with its variance reduced: a normal reference, antithetic pairs, nets, and regression.
 
 Data from N(0, I) diffuse to N(0, v I), v = α² + σ², with the score −y/v; on a variance-preserving path that is the
 equilibrium. The bound of this reference is an equality, so its integral is known in closed form. What is left of the
@@ -9,81 +9,94 @@ With the kernel Y = α' x + σ' z from x at s_min, and v₀, v₁ the reference'
 .. math:: E\log p_{prior}(Y_{s_{max}}) + \log N(x; 0, v_0) - E\log N(Y_{s_{max}}; 0, v_1)
           - \int g^2 E\Big[e \cdot \Big(\frac{e}{2} + \frac{z}{\sigma'} - \frac{Y}{v}\Big)\Big]\, ds,
 
-without variance where e = 0. Times are uniform in the root of the angle φ = arctan(σ/α): as dφ/ds = g² α/(2 σ v), the
-weight g² ds is (4 √φ σ v/α) d√φ on every schedule. A proposal uniform in σ crowds at the data end too, but less than
-sharp data need, and weights a wrong score at the noise end by 1/α², not 1/α. A pair ±z cancels the singularity of
-e · z/σ'. The pairs (√φ, z) are points of a Sobol' net, scrambled R = 8 times independently (Owen, "Scrambled net
-variance for integrals of smooth functions", 1997); in more than 100 dimensions the net is of √φ alone. The standard
-error is that of the R means. A score far off at the noise end, as none at all is, can have more variance than plain.
+without variance where e = 0. Four more things make it small:
+
+* Times are uniform in √φ − c log cos φ, φ = arctan(σ/α): since g² ds = 2 v tan φ dφ on every schedule, a draw weighs
+  2 v tan φ / (1/(2 √φ) + c tan φ). The root crowds at the data end, where sharp data need it; the logarithm bounds the
+  weights by 2 v/c at the noise end, where a score that is wrong would make them matter. The map is a table, whose
+  slopes are the weights: no error comes from it.
+* A pair ±z cancels the singularity of e · z/σ'.
+* The pairs (time, z) are points of randomised nets (:mod:`~diffusion_density.density.nets`).
+* Near a mode the score is linear in y and the integrand quadratic in z, with coefficients that depend on time. So the
+  terms are regressed (:mod:`~diffusion_density.density.regression`) on piecewise linear functions of the
+  proposal's time times the Hermite polynomials z_i z_j − δ_ij: all in few dimensions, their trace |z|² − D in many.
+
+A proposal of times fitted to each point by a pilot was measured too: beside the regression it does not pay for itself.
 """
+
+from itertools import combinations_with_replacement
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.quasirandom import SobolEngine
 
-from diffusion_density.batching import ROWS, normals
-from diffusion_density.broadcasting import per_row
+from diffusion_density.batching import ROWS
+from diffusion_density.broadcasting import flat, per_row
+from diffusion_density.density.nets import NETS, draw
+from diffusion_density.density.regression import group_means
 from diffusion_density.errors import InputError
 from diffusion_density.model import GaussianPrior, Model
 from diffusion_density.schedules import Schedule
 
-SCRAMBLINGS = 8  # independent ones, of which the standard error is made
-NET_DIMENSIONS = 100  # of noise, beyond which it is drawn independently
+MULTIPLE = 2 * NETS  # of throws
+KNOTS = (10, 4, 2)  # of the piecewise linear functions of time: the most that the throws can fit
+MOST_FEATURES = 128
+FLOOR = 0.1  # c
+CELLS = 2000  # of the table of times
 
 
 def reduced(
-    model: Model, x: Float[Tensor, "b *event"], throws: int, generator: torch.Generator, cutoff: float
+    model: Model,
+    x: Float[Tensor, "b *event"],
+    throws: int,
+    generator: torch.Generator,
+    cutoff: float,
+    chunk: int = ROWS,
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """The bound less the expectation of the normal prior, in nats, and its standard error of 7 degrees of freedom.
-
-    All points share the same throws: a point alone gets what it gets among others from an equal generator, and the
-    errors of different points are correlated. The throws are held at once, n/2 times D numbers.
 
     Args:
         model: the score and its schedule.
         x: (B, *) points at the data end s_min.
         throws: n, network evaluations for each point, a multiple of 16; 16 · 2^k make the best nets.
-        generator: draws the scramblings, and the noise in more than 100 dimensions.
+        generator: draws the nets' shifts, and the noise in more than 100 dimensions.
         cutoff: the first drawn time, as a fraction of [s_min, s_max].
+        chunk: the most rows of one network call.
 
     Raises:
         InputError: unless throws are a multiple of 16.
     """
-    if throws < 2 * SCRAMBLINGS or throws % (2 * SCRAMBLINGS):
-        raise InputError(
-            f"path_integral: the reduced method takes throws in multiples of {2 * SCRAMBLINGS}, got {throws}"
-        )
-    u, z = _net(x, throws // (2 * SCRAMBLINGS), generator)
-    s, weight = _times(model.schedule, u, cutoff)
-    parts = list(zip(s.split(ROWS // 2), weight.split(ROWS // 2), z.split(ROWS // 2), strict=True))
-    terms = [
-        torch.cat([_pairs(model, points, *part) for part in parts], dim=1).unflatten(1, (SCRAMBLINGS, -1)).mean(2)
-        for points in x.split(max(1, ROWS // throws))
-    ]
-    means = torch.cat(terms)
-    return _reference(model.schedule, x) + means.mean(1), means.std(1) / SCRAMBLINGS**0.5
+    if throws < MULTIPLE or throws % MULTIPLE:
+        raise InputError(f"path_integral: the reduced method takes throws in multiples of {MULTIPLE}, got {throws}")
+    found = [_means(model, points, throws, generator, cutoff, chunk) for points in x.split(max(1, chunk // throws))]
+    means = torch.cat(found)
+    return _reference(model.schedule, x) + means.mean(1), means.std(1) / NETS**0.5
 
 
-def _net(x: Tensor, count: int, generator: torch.Generator) -> tuple[Float[Tensor, " n"], Float[Tensor, "n *event"]]:
-    """Uniform numbers in double precision for the times, normal ones for the noise: ``count`` pairs a scrambling."""
-    size = x[0].numel()
-    joint = size <= NET_DIMENSIONS
-    seeds = torch.randint(2**31, (SCRAMBLINGS,), generator=generator, device=generator.device).tolist()
-    engines = [SobolEngine(1 + size if joint else 1, scramble=True, seed=seed) for seed in seeds]
-    net = torch.cat([engine.draw(count, dtype=torch.float64) for engine in engines])
-    net = (net + 0.5**31).clamp(max=1 - 0.5**31)  # the middles of a grid of 2⁻³⁰: never 0 or 1
-    z = torch.special.ndtri(net[:, 1:]).to(x) if joint else normals(x[:1], len(net), size, generator)[0]
-    return net[:, 0].to(x.device), z.reshape(-1, *x.shape[1:])
+def _means(
+    model: Model, x: Tensor, throws: int, generator: torch.Generator, cutoff: float, chunk: int
+) -> Float[Tensor, "b r"]:
+    """The means of the R nets at a few points."""
+    u, z = draw(x, throws // MULTIPLE, generator)
+    s, weight = (value.flatten(1) for value in _times(model.schedule, u, cutoff))
+    noise = z.flatten(1, 2)
+    parts = zip(s.split(chunk // 2, 1), weight.split(chunk // 2, 1), noise.split(chunk // 2, 1), strict=True)
+    terms = torch.cat([_pairs(model, x, *part) for part in parts], dim=1)
+    return group_means(terms.unflatten(1, (NETS, -1)), _features(u, z))
 
 
-def _times(schedule: Schedule, u: Tensor, cutoff: float) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Times uniform in the root of the angle arctan(σ/α), and their weights for an integral of g² ds."""
+def _times(schedule: Schedule, u: Tensor, cutoff: float) -> tuple[Float[Tensor, "b r n"], Float[Tensor, "b r n"]]:
+    """Times for uniform numbers, and their weights for an integral of g² ds."""
     first = schedule.s_min + cutoff * (schedule.s_max - schedule.s_min)
-    start, end = (-0.5 * schedule.log_snr(u.new_tensor([first, schedule.s_max]))).exp().atan().sqrt()
-    root = start + (end - start) * u
-    s = schedule.inverse(-2 * root.square().tan().log()).clamp(first, schedule.s_max)
-    return s, (end - start) * 4 * root * schedule.sigma(s) * _variance(schedule, s) / schedule.alpha(s)
+    ends = (-0.5 * schedule.log_snr(u.new_tensor([first, schedule.s_max]))).exp().atan().tolist()
+    angles = torch.linspace(ends[0] ** 0.5, ends[1] ** 0.5, CELLS + 1, dtype=u.dtype, device=u.device).square()
+    places = angles.sqrt() - FLOOR * angles.cos().log()
+    places = (places - places[0]) / (places[-1] - places[0])
+    cell = torch.searchsorted(places, u.contiguous(), right=True).clamp(1, CELLS) - 1
+    slope = (angles.diff() / places.diff())[cell]
+    angle = angles[cell] + slope * (u - places[cell])
+    s = schedule.inverse(-2 * angle.tan().log()).clamp(first, schedule.s_max)
+    return s, 2 * angle.tan() * _variance(schedule, s) * slope
 
 
 def _variance(schedule: Schedule, s: Tensor) -> Tensor:
@@ -100,17 +113,58 @@ def _reference(schedule: Schedule, x: Tensor) -> Float[Tensor, " b"]:
 
 
 def _pairs(model: Model, x: Tensor, s: Tensor, weight: Tensor, z: Tensor) -> Float[Tensor, "b n"]:
-    """The terms of n antithetic pairs at B points, of the integral and of what a free prior gains on its normal."""
-    schedule, points, signed = model.schedule, x[:, None, None], torch.stack([z, -z])
-    alpha, sigma = (per_row(value.to(z), z) for value in schedule.transition(schedule.s_min, s))
-    y = alpha * points + sigma * signed  # (B, 2, n, *)
-    excess = y / per_row(_variance(schedule, s).to(z), z)
-    e = excess + model.score(y.flatten(0, 2), s.to(z).repeat(2 * len(x))).reshape(y.shape)
-    integrand = (e * (0.5 * e + signed / sigma - excess)).flatten(3).sum(3, dtype=torch.float64)
-    terms = -weight * integrand.mean(1)
+    """The terms of n antithetic pairs at each of B points, of the integral and of what a free prior gains."""
+    schedule = model.schedule
+    signed = torch.stack([z, -z], dim=1).flatten(0, 2)  # rows (b, sign, n)
+    start = x.repeat_interleave(2 * s.shape[1], dim=0)
+    time = s[:, None].expand(-1, 2, -1).flatten()
+    alpha, sigma = (per_row(value.to(x), x) for value in schedule.transition(schedule.s_min, time))
+    y = alpha * start + sigma * signed
+    excess = y / per_row(_variance(schedule, time).to(x), x)
+    e = excess + model.score(y, time.to(x))
+    integrand = flat(e * (0.5 * e + signed / sigma - excess)).sum(1, dtype=torch.float64)
+    terms = -weight * integrand.reshape(len(x), 2, -1).mean(1)
     if not isinstance(model.prior, GaussianPrior):
-        alpha, sigma = schedule.transition(schedule.s_min, s.new_tensor([schedule.s_max]))
-        end = (alpha.to(z) * points + sigma.to(z) * signed).flatten(0, 2)
+        last = s.new_tensor([schedule.s_max])
+        alpha, sigma = (value.to(x) for value in schedule.transition(schedule.s_min, last))
+        end = alpha * start + sigma * signed
         gains = model.prior.log_prob(end) - model.normal_prior.log_prob(end)
-        terms = terms + gains.double().reshape(y.shape[:3]).mean(1)
+        terms = terms + gains.double().reshape(len(x), 2, -1).mean(1)
     return terms
+
+
+def _features(u: Tensor, z: Tensor) -> Float[Tensor, "b r n k"]:
+    """Even functions of the noise times functions of time, of expectation zero: as many as the throws can fit."""
+    size, fitted = z[0, 0, 0].numel(), (NETS - 1) * u.shape[2]
+    most = min(fitted // 4, MOST_FEATURES)
+    full = (KNOTS[0], size * (size + 1) // 2)
+    for knots, polynomials in (full, *((count, 1) for count in KNOTS)):
+        if knots * (1 + polynomials) <= most:
+            noise = z.double().flatten(3)
+            hermite = _hermite(noise) if polynomials > 1 else _trace(noise)
+            hats, means = _hats(u, knots)
+            products = (hats[..., None] * hermite[..., None, :]).flatten(3)
+            return torch.cat([(hats - means)[..., 1:], products], dim=-1)
+    return u.new_zeros(*u.shape, 0)
+
+
+def _hermite(z: Tensor) -> Float[Tensor, "b r n p"]:
+    """z_i z_j − δ_ij for i ≤ j."""
+    pairs = torch.tensor(list(combinations_with_replacement(range(z.shape[-1]), 2)), device=z.device)
+    i, j = pairs.unbind(1)
+    return z[..., i] * z[..., j] - (i == j).to(z)
+
+
+def _trace(z: Tensor) -> Float[Tensor, "b r n 1"]:
+    """|z|² − D over its standard deviation."""
+    size = z.shape[-1]
+    return (z.square().sum(-1, keepdim=True) - size) / (2 * size) ** 0.5
+
+
+def _hats(u: Tensor, knots: int) -> tuple[Float[Tensor, "b r n k"], Float[Tensor, " k"]]:
+    """The piecewise linear functions that are 1 at one of ``knots`` equidistant knots on [0, 1], and their means."""
+    places = torch.arange(knots, dtype=u.dtype, device=u.device)
+    hats = (1 - ((knots - 1) * u[..., None] - places).abs()).clamp_min(0)
+    means = torch.full_like(places, 1 / (knots - 1))
+    means[[0, -1]] /= 2
+    return hats, means

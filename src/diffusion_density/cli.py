@@ -21,6 +21,7 @@ from diffusion_density.data.archives import UnavailableError, obtain
 from diffusion_density.data.catalogue import ARCHIVES, check_name, slug
 from diffusion_density.errors import InputError, NumericalError
 from diffusion_density.provenance import recording
+from diffusion_density.studies.comparison.verbs import verbs as comparison
 from diffusion_density.studies.density_estimators.verbs import verbs as density_estimators
 from diffusion_density.studies.density_formula.verbs import verbs as density_formula
 from diffusion_density.studies.high_density.verbs import verbs as high_density
@@ -33,6 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(comparison, name="comparison")
 app.add_typer(density_estimators, name="density-estimators")
 app.add_typer(density_formula, name="density-formula")
 app.add_typer(high_density, name="high-density")
@@ -130,7 +132,7 @@ def sample(
 
 @app.command()
 def figure(
-    study: Literal["density_estimators", "density_formula", "high_density", "max_likelihood"],
+    study: Literal["comparison", "density_estimators", "density_formula", "high_density", "max_likelihood"],
     name: str,
     tables: Annotated[Path, typer.Option(help="Folder of the study's tables.")],
     out: Annotated[Path, typer.Option(help="The .svg to write; a .png goes beside it.")],

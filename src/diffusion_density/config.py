@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from diffusion_density.data.catalogue import check_name, slug
 from diffusion_density.errors import InputError
+from diffusion_density.studies.comparison.sizes import ComparisonSizes
 from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes, TrainingRun
 from diffusion_density.studies.density_formula.sizes import DensityFormulaSizes
 from diffusion_density.studies.high_density.sizes import HighDensitySizes
@@ -69,6 +70,7 @@ class Scale(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, title="workflow/scales/<scale>.yaml")
 
+    comparison: ComparisonSizes
     density_estimators: DensityEstimatorsSizes
     density_formula: DensityFormulaSizes
     high_density: HighDensitySizes

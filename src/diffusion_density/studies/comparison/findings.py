@@ -1,0 +1,125 @@
+"""What the tables of the comparison say: variance ratios and coverage with 95 % intervals, and the decision table.
+
+* ``variance ratio``: mean square error of the plain path integral over that of the reduced one, means over points, with
+  a bootstrap over points. Of several mixtures the median, with a bootstrap over mixtures and points.
+* ``coverage`` of the 95 % intervals of either method, over points and runs; Wilson's interval.
+
+The decision table has a row for each target and estimator: the network evaluations a point at which the root mean
+square error falls to 0.1 nats (interpolated between settings on logarithmic scales; empty if no setting reaches it),
+the seconds, and at the dearest setting the mean error with its standard error. Errors are against the reference: of a
+trained network its flow, so that an estimate of the SDE also pays for the difference of the two densities.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from diffusion_density import artifacts
+from diffusion_density.tables import groups
+
+WANTED = 0.1  # nats
+DRAWS = 2000  # of the bootstrap
+Squares = NDArray[np.float64]
+
+
+def write(estimators: list[Path], variances: list[Path], findings: Path, decision: Path) -> None:
+    """Read the parts of both tables, and write findings and decision."""
+    variance = pd.concat([artifacts.read_csv(path) for path in variances])
+    rows = [*_ratios(variance), *_coverage(variance)]
+    artifacts.write_csv(findings, pd.DataFrame(rows))
+    table = pd.concat([artifacts.read_csv(path) for path in estimators])
+    artifacts.write_csv(decision, pd.DataFrame(_decisions(table)))
+
+
+def _ratios(variance: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Of every mixture or network, and the median over the mixtures in three dimensions."""
+    generator = np.random.default_rng(0)
+    for throws, part in groups(variance, "throws"):
+        draws, values = [], []
+        for (target, dimension, index), rows in groups(part, "target", "dimension", "index"):
+            plain, reduced = (_squares(rows, method) for method in ("plain", "reduced"))
+            picks = generator.integers(len(plain), size=(DRAWS, len(plain)))
+            resampled = plain[picks].mean(1) / reduced[picks].mean(1)
+            value = plain.mean() / reduced.mean()
+            yield _row("variance ratio", f"{target} {index}", dimension, throws, value, resampled, len(plain))
+            if "mixture" in target and dimension == 3:
+                draws.append(resampled)
+                values.append(value)
+        if draws:
+            spread = np.stack(draws)
+            which = generator.integers(len(values), size=(DRAWS, len(values)))
+            medians = np.median(spread[which, np.arange(DRAWS)[:, None]], axis=1)
+            yield _row("variance ratio", "median mixture", 3, throws, np.median(values), medians, len(values))
+
+
+def _squares(rows: pd.DataFrame, method: str) -> Squares:
+    return rows[rows.method == method].sort_values("point").square_error_nats2.to_numpy()
+
+
+def _row(
+    finding: str, of: str, dimension: int, throws: int, value: float, resampled: Squares, n: int
+) -> dict[str, object]:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return {
+        "finding": finding,
+        "of": of,
+        "dimension": dimension,
+        "throws": throws,
+        "value": value,
+        "ci_low": low,
+        "ci_high": high,
+        "n": n,
+    }
+
+
+def _coverage(variance: pd.DataFrame) -> Iterator[dict[str, object]]:
+    for (method, target, dimension, throws), rows in groups(variance, "method", "target", "dimension", "throws"):
+        covered, n = int(rows.covered.sum()), int(rows.repeats.sum())
+        interval = binomtest(covered, n).proportion_ci(method="wilson")
+        yield {
+            "finding": f"coverage of {method}",
+            "of": target,
+            "dimension": dimension,
+            "throws": throws,
+            "value": covered / n,
+            "ci_low": interval.low,
+            "ci_high": interval.high,
+            "n": n,
+        }
+
+
+def _decisions(table: pd.DataFrame) -> Iterator[dict[str, object]]:
+    table = table.assign(error=table.value_nats - table.reference_nats)
+    for (dimension, target, estimator), rows in groups(table, "dimension", "target", "estimator"):
+        settings = [part for _, part in groups(rows, "network_evaluations")]
+        rms = [float(math.sqrt(part.error.pow(2).mean())) for part in settings]
+        dearest = settings[-1]
+        yield {
+            "target": target,
+            "dimension": dimension,
+            "estimator": estimator,
+            "of": rows.of.iloc[0],
+            "kind": rows.kind.iloc[0],
+            "evaluations": crossing([part.network_evaluations.iloc[0] for part in settings], rms),
+            "seconds_per_point": crossing([part.seconds_per_point.iloc[0] for part in settings], rms),
+            "dearest_evaluations": dearest.network_evaluations.iloc[0],
+            "rms_error_nats": rms[-1],
+            "mean_error_nats": dearest.error.mean(),
+            "mean_error_stderr_nats": dearest.error.sem(),
+        }
+
+
+def crossing(costs: list[float], errors: list[float]) -> float:
+    """The cost at which the error first falls to what is wanted, interpolated; NaN if it never does."""
+    if errors[0] <= WANTED:
+        return costs[0]
+    for i in range(1, len(costs)):
+        if errors[i] <= WANTED:
+            share = math.log(errors[i - 1] / WANTED) / math.log(errors[i - 1] / errors[i])
+            return math.exp((1 - share) * math.log(costs[i - 1]) + share * math.log(costs[i]))
+    return math.nan

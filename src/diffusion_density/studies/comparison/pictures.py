@@ -1,0 +1,70 @@
+"""Estimators and variances on a trained image network of paper D: nats of the dequantized images.
+
+All estimators see the same points z, one truncated-normal draw for each test image, so that differences between them
+are differences of estimators. The reference is the network's flow in double precision, by the exact trace or, in many
+dimensions, by a number of probes, whose error is part of every difference.
+"""
+
+import copy
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion_density import artifacts
+from diffusion_density.data.images import ImageSet
+from diffusion_density.density.bound import ROWS
+from diffusion_density.density.dequantization import dequantization
+from diffusion_density.density.flow import flow
+from diffusion_density.model import DiffusionModel
+from diffusion_density.studies.comparison.estimators import SEED, score
+from diffusion_density.studies.comparison.sizes import Pictures
+from diffusion_density.studies.comparison.variance import compare, long_run
+from diffusion_density.studies.max_likelihood.jobs import Run
+from diffusion_density.studies.max_likelihood.models import last, load
+
+TOLERANCE = 1e-5  # of the reference, in log p over the number of dimensions
+EXACT = 100  # dimensions up to which the reference's trace is exact
+LONG = 16  # times the throws of the variance, for what the path integral tends to
+
+
+def measure(
+    run: Run, sizes: Pictures, images: ImageSet, models: Path, estimators: Path, variance: Path, *, device: str
+) -> None:
+    """Measure the network of the run's first seed and write both tables.
+
+    Raises:
+        InputError: if the networks are of another run.
+    """
+    _, model = last(load(models, run, images, device), run.seeds[0])
+    generator = torch.Generator(device).manual_seed(SEED)
+    scheme = dequantization("truncated_normal", images.levels, *model.schedule.at(model.schedule.s_start))
+    pictures = images.test[: max(sizes.images, sizes.varied)].to(device)
+    z = scheme.draw(pictures, 1, generator=generator, dtype=torch.float32).z[:, 0]
+    labels: dict[str, object] = {"target": images.name, "dimension": z[0].numel()}
+    limit = partial(reference, model, probes=sizes.probes)
+    x = z[: sizes.images]
+    table = score(model, x, limit(x), limit, sizes.budgets, labels, chunk=ROWS)
+    artifacts.write_csv(estimators, table)
+    x = z[: sizes.varied]
+    truth = long_run(model, x, LONG * sizes.throws, ROWS)
+    rows = compare(model, x, truth, sizes.throws, sizes.repeats, labels | {"index": 0}, ROWS)
+    artifacts.write_csv(variance, rows)
+
+
+def reference(model: DiffusionModel, x: Tensor, probes: int) -> Tensor:
+    """(B,) log p of the flow in nats, in double precision."""
+    assert isinstance(model.network, torch.nn.Module)
+    fine = DiffusionModel(copy.deepcopy(model.network).double(), model.schedule, model.prediction)
+    generator = torch.Generator(x.device).manual_seed(SEED)
+    return flow(
+        fine,
+        x.double(),
+        rtol=TOLERANCE,
+        atol=TOLERANCE,
+        divergence="exact" if x[0].numel() <= EXACT else "hutchinson",
+        probes=probes,
+        generator=generator,
+        per_dimension=True,
+    ).value

@@ -1,0 +1,79 @@
+"""Every size of the study `comparison`, as a scale file holds them: one class a job."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from diffusion_density.studies.fields import Count, Counts, Several, Strict, Tolerance
+
+Throws = Annotated[int, Field(gt=0, multiple_of=16)]
+SeveralThrows = Annotated[tuple[Throws, ...], Field(min_length=1)]
+
+
+class Budgets(Strict):
+    """What each estimator may spend: its settings, from the cheapest to the dearest.
+
+    ``tolerances`` are the flow's, ``probes`` those of its Hutchinson form at the middle tolerance; ``throws`` are the
+    path integral's; ``noises`` the draws at each of 32 times of the formula's quadrature; ``steps`` those of the sums,
+    of the chain and of tracking.
+    """
+
+    tolerances: Annotated[tuple[Tolerance, ...], Field(min_length=1)]
+    probes: Counts
+    throws: SeveralThrows
+    noises: Annotated[tuple[Annotated[int, Field(gt=0, multiple_of=2)], ...], Field(min_length=1)]
+    steps: Annotated[tuple[Several, ...], Field(min_length=1)]
+
+
+class Estimators(Strict):
+    """Dimensions of the mixtures, and points of each."""
+
+    dimensions: Counts
+    points: Several
+    budgets: Budgets
+
+
+class Variance(Strict):
+    """Mixtures in three dimensions and in many, and runs of the two path integrals at the same points."""
+
+    mixtures: Several
+    dimension: Count
+    throws: SeveralThrows
+    points: Several
+    repeats: Several
+
+
+class Trained(Strict):
+    """Points of the networks of paper A, the variance's points, throws and repeats."""
+
+    points: Several
+    budgets: Budgets
+    throws: Throws
+    repeats: Several
+
+
+class Pictures(Strict):
+    """Images of the networks of paper D, all estimators' budgets, and the variance's images, throws and repeats.
+
+    The reference is a flow in double precision, by the exact trace in up to 100 dimensions, else by ``probes``.
+    """
+
+    images: Several
+    probes: Several
+    budgets: Budgets
+    varied: Several
+    throws: Throws
+    repeats: Several
+
+
+EXPERIMENTS: dict[str, type[Strict]] = {"estimators": Estimators, "variance": Variance}
+"""Jobs that start from nothing, with their sizes."""
+
+
+class ComparisonSizes(Strict):
+    """The section `comparison` of a scale file."""
+
+    estimators: Estimators
+    variance: Variance
+    trained: Trained
+    images: Pictures

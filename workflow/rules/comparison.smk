@@ -1,0 +1,188 @@
+include: "comparison_common.smk"
+
+
+rule comparison:
+    input:
+        "results/{scale}/comparison/tables/decision.csv".format(scale=CONFIG.scale),
+        expand(
+            "results/{scale}/comparison/figures/{figure}.{kind}",
+            scale=CONFIG.scale,
+            figure=COMPARISON_FIGURES,
+            kind=["svg", "png"],
+        ),
+
+
+for experiment, tables in COMPARISON_EXPERIMENTS.items():
+
+    rule:
+        name:
+            f"comparison_{experiment}"
+        output:
+            expand("results/{{scale}}/comparison/tables/{table}.csv", table=tables),
+        log:
+            f"logs/{{scale}}/comparison/{experiment}.log",
+        benchmark:
+            f"logs/{{scale}}/comparison/{experiment}.tsv"
+        threads: 1
+        resources:
+            gpu=0,
+            mem_mb=by_scale(1000, 2000, 8000),
+            runtime=by_scale(5, 10, 600),
+        params:
+            experiment=experiment,
+            spec=getattr(COMPARISON, experiment).model_dump_json(),
+            code=sources_hash(f"{COMPARISON_MODULE}.{experiment}"),
+        shell:
+            "python -m diffusion_density comparison experiment {params.experiment}"
+            " --spec {params.spec:q} $(printf -- ' --out %s' {output})"
+            " --threads {threads} 2>&1 | tee {log}"
+
+
+rule comparison_trained:
+    input:
+        dataset=rules.density_estimators_timing.input.dataset,
+        models=rules.density_estimators_timing.input.models,
+    output:
+        estimators="results/{scale}/comparison/tables/estimators/trained.csv",
+        variance="results/{scale}/comparison/tables/variance/trained.csv",
+    log:
+        "logs/{scale}/comparison/trained.log",
+    benchmark:
+        "logs/{scale}/comparison/trained.tsv"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=by_scale(1000, 2000, 8000),
+        runtime=by_scale(5, 10, 240),
+    params:
+        run=RUNS[DETAILED].model_dump_json(),
+        spec=COMPARISON.trained.model_dump_json(),
+        code=sources_hash(f"{COMPARISON_MODULE}.trained"),
+    shell:
+        "python -m diffusion_density comparison trained --run {params.run:q} --spec {params.spec:q}"
+        " --dataset {input.dataset} --models {input.models}"
+        " --estimators {output.estimators} --variance {output.variance}"
+        " --threads {threads} 2>&1 | tee {log}"
+
+
+rule comparison_pictures:
+    input:
+        models="results/{scale}/max_likelihood/models/{run}.safetensors",
+        description=ml_description,
+    output:
+        estimators="results/{scale}/comparison/tables/estimators/{run}.csv",
+        variance="results/{scale}/comparison/tables/variance/{run}.csv",
+    log:
+        "logs/{scale}/comparison/pictures/{run}.log",
+    benchmark:
+        "logs/{scale}/comparison/pictures/{run}.tsv"
+    wildcard_constraints:
+        run="|".join(HIGH_RUNS),
+    threads: 1
+    resources:
+        gpu=1 if CONFIG.scale == "paper" else 0,
+        mem_mb=by_scale(1500, 3000, 16000),
+        runtime=by_scale(5, 20, 600),
+    params:
+        run=ml_spec,
+        spec=COMPARISON.images.model_dump_json(),
+        data_dir=CONFIG.data_dir,
+        code=sources_hash(f"{COMPARISON_MODULE}.pictures"),
+    shell:
+        "python -m diffusion_density comparison pictures --run {params.run:q} --spec {params.spec:q}"
+        " --models {input.models} --data-dir {params.data_dir:q} --gpus {resources.gpu}"
+        " --estimators {output.estimators} --variance {output.variance}"
+        " --threads {threads} 2>&1 | tee {log}"
+
+
+rule comparison_estimators_table:
+    input:
+        expand(
+            "results/{{scale}}/comparison/tables/estimators/{part}.csv",
+            part=COMPARISON_PARTS,
+        ),
+    output:
+        "results/{scale}/comparison/tables/estimators.csv",
+    log:
+        "logs/{scale}/comparison/estimators_table.log",
+    benchmark:
+        "logs/{scale}/comparison/estimators_table.tsv"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=500,
+        runtime=5,
+    shell:
+        "python -m diffusion_density concat {input} --out {output} 2>&1 | tee {log}"
+
+
+rule comparison_findings:
+    input:
+        estimators=rules.comparison_estimators_table.output,
+        variance=expand(
+            "results/{{scale}}/comparison/tables/variance/{part}.csv",
+            part=COMPARISON_PARTS,
+        ),
+    output:
+        findings="results/{scale}/comparison/tables/findings.csv",
+        decision=report(
+            "results/{scale}/comparison/tables/decision.csv",
+            caption="../report/comparison/decision.rst",
+            category="All estimators compared",
+            labels={"table": "which estimator to use"},
+        ),
+    log:
+        "logs/{scale}/comparison/findings.log",
+    benchmark:
+        "logs/{scale}/comparison/findings.tsv"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=500,
+        runtime=5,
+    params:
+        variance=lambda wildcards, input: " ".join(
+            f"--variance {table}" for table in input.variance
+        ),
+        code=sources_hash(f"{COMPARISON_MODULE}.findings"),
+    shell:
+        "python -m diffusion_density comparison findings --estimators {input.estimators}"
+        " {params.variance} --findings {output.findings} --decision {output.decision} 2>&1 | tee {log}"
+
+
+for figure, tables in COMPARISON_FIGURES.items():
+
+    rule:
+        name:
+            f"comparison_figure_{figure}"
+        input:
+            expand("results/{{scale}}/comparison/tables/{table}.csv", table=tables),
+        output:
+            svg=report(
+                f"results/{{scale}}/comparison/figures/{figure}.svg",
+                caption=f"../report/comparison/{figure}.rst",
+                category="All estimators compared",
+                labels={"figure": figure.replace("_", " ")},
+            ),
+            png=f"results/{{scale}}/comparison/figures/{figure}.png",
+        log:
+            f"logs/{{scale}}/comparison/figures/{figure}.log",
+        benchmark:
+            f"logs/{{scale}}/comparison/figures/{figure}.tsv"
+        threads: 1
+        resources:
+            gpu=0,
+            mem_mb=1000,
+            runtime=5,
+        params:
+            figure=figure,
+            tables=lambda wildcards, input: Path(input[0]).parent,
+            code=sources_hash("diffusion_density.figures.comparison"),
+        shell:
+            "python -m diffusion_density figure comparison {params.figure}"
+            " --tables {params.tables} --out {output.svg} 2>&1 | tee {log}"
+
+
+localrules:
+    comparison,
+    comparison_estimators_table,

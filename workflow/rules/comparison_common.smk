@@ -1,0 +1,15 @@
+COMPARISON = SCALE.comparison
+COMPARISON_MODULE = "diffusion_density.studies.comparison"
+# Jobs that start from nothing, with the tables that they write, in order.
+COMPARISON_EXPERIMENTS = {
+    "estimators": ["estimators/mixtures"],
+    "variance": ["variance/mixtures"],
+}
+# Parts of the tables: mixtures, a network of paper A, and networks of paper D.
+COMPARISON_PARTS = ["mixtures", "trained", *HIGH_RUNS]
+# Each figure with the tables that it reads, as in diffusion_density.figures.comparison.
+COMPARISON_FIGURES = {
+    "accuracy": ["estimators"],
+    "bias": ["decision"],
+    "variance": ["findings"],
+}

@@ -135,11 +135,10 @@ def test_the_variance_in_thirty_dimensions() -> None:
     assert variance_ratio(mixture.diffused(PAPER_A), mixture.sample(40, generator=seeded(1)), 1024) >= 8
 
 
-@pytest.mark.parametrize("throws", [64, 1024])
-def test_a_score_of_nothing_has_less_variance_than_plain(throws: int) -> None:
+def test_a_score_of_nothing_has_less_variance_than_plain() -> None:
     model = DiffusionModel(lambda x, _s: torch.zeros_like(x), PAPER_A, "score")
     x = torch.randn(40, 3, generator=seeded(0), dtype=torch.float64)
-    assert variance_ratio(model, x, throws) > 1
+    assert variance_ratio(model, x, 1024) > 1
 
 
 def test_the_errors_of_points_are_independent() -> None:

@@ -11,15 +11,16 @@ With the kernel Y = α' x + σ' z from x at s_min, and v₀, v₁ the reference'
 
 without variance where e = 0. Four more things make it small:
 
-* Times are uniform in √φ − c log cos φ, φ = arctan(σ/α): since g² ds = 2 v tan φ dφ on every schedule, a draw weighs
-  2 v tan φ / (1/(2 √φ) + c tan φ). The root crowds at the data end, where sharp data need it; the logarithm bounds the
-  weights by 2 v/c at the noise end, where a score that is wrong would make them matter. The map is a table, whose
-  slopes are the weights: no error comes from it.
+* Times are uniform in φ^⅔ − c log cos φ, φ = arctan(σ/α): since g² ds = 2 v tan φ dφ on every schedule, a draw weighs
+  2 v tan φ / (⅔ φ^−⅓ + c tan φ). The power crowds at the data end, where sharp data need it; the logarithm bounds the
+  weights by 2 v/c at the noise end, where a wrong score would make them matter (one that is no score at all still has
+  more variance than the plain method unless the regression has some hundred throws). The map is a table, whose slopes
+  are the weights: no error comes from it.
 * A pair ±z cancels the singularity of e · z/σ'.
 * The pairs (time, z) are points of randomised nets (:mod:`~diffusion_density.density.nets`).
 * Near a mode the score is linear in y and the integrand quadratic in z, with coefficients that depend on time. So the
-  terms are regressed (:mod:`~diffusion_density.density.regression`) on piecewise linear functions of the
-  proposal's time times the Hermite polynomials z_i z_j − δ_ij: all in few dimensions, their trace |z|² − D in many.
+  terms are regressed (:mod:`~diffusion_density.density.regression`) on Legendre polynomials of the uniform
+  time, and on these times the Hermite polynomials z_i z_j − δ_ij: all in few dimensions, their trace |z|² − D in many.
 
 A proposal of times fitted to each point by a pilot was measured too: beside the regression it does not pay for itself.
 """
@@ -39,9 +40,9 @@ from diffusion_density.model import GaussianPrior, Model
 from diffusion_density.schedules import Schedule
 
 MULTIPLE = 2 * NETS  # of throws
-KNOTS = (10, 4, 2)  # of the piecewise linear functions of time: the most that the throws can fit
+DEGREES = (10, 5, 3)  # numbers of polynomials of time: the most that the throws can fit
 MOST_FEATURES = 128
-FLOOR = 0.1  # c
+FLOOR = 0.03  # c
 CELLS = 2000  # of the table of times
 
 
@@ -90,7 +91,7 @@ def _times(schedule: Schedule, u: Tensor, cutoff: float) -> tuple[Float[Tensor, 
     first = schedule.s_min + cutoff * (schedule.s_max - schedule.s_min)
     ends = (-0.5 * schedule.log_snr(u.new_tensor([first, schedule.s_max]))).exp().atan().tolist()
     angles = torch.linspace(ends[0] ** 0.5, ends[1] ** 0.5, CELLS + 1, dtype=u.dtype, device=u.device).square()
-    places = angles.sqrt() - FLOOR * angles.cos().log()
+    places = angles ** (2 / 3) - FLOOR * angles.cos().log()
     places = (places - places[0]) / (places[-1] - places[0])
     cell = torch.searchsorted(places, u.contiguous(), right=True).clamp(1, CELLS) - 1
     slope = (angles.diff() / places.diff())[cell]
@@ -134,17 +135,16 @@ def _pairs(model: Model, x: Tensor, s: Tensor, weight: Tensor, z: Tensor) -> Flo
 
 
 def _features(u: Tensor, z: Tensor) -> Float[Tensor, "b r n k"]:
-    """Even functions of the noise times functions of time, of expectation zero: as many as the throws can fit."""
+    """Functions of time, alone and times even functions of the noise, of expectation zero: what the throws can fit."""
     size, fitted = z[0, 0, 0].numel(), (NETS - 1) * u.shape[2]
     most = min(fitted // 4, MOST_FEATURES)
-    full = (KNOTS[0], size * (size + 1) // 2)
-    for knots, polynomials in (full, *((count, 1) for count in KNOTS)):
-        if knots * (1 + polynomials) <= most:
+    full = (DEGREES[0], size * (size + 1) // 2)
+    for degrees, polynomials in (full, *((count, 1) for count in DEGREES)):
+        if degrees * (1 + polynomials) <= most:
             noise = z.double().flatten(3)
             hermite = _hermite(noise) if polynomials > 1 else _trace(noise)
-            hats, means = _hats(u, knots)
-            products = (hats[..., None] * hermite[..., None, :]).flatten(3)
-            return torch.cat([(hats - means)[..., 1:], products], dim=-1)
+            legendre = _legendre(u, degrees)
+            return torch.cat([legendre[..., 1:], (legendre[..., None] * hermite[..., None, :]).flatten(3)], dim=-1)
     return u.new_zeros(*u.shape, 0)
 
 
@@ -161,10 +161,10 @@ def _trace(z: Tensor) -> Float[Tensor, "b r n 1"]:
     return (z.square().sum(-1, keepdim=True) - size) / (2 * size) ** 0.5
 
 
-def _hats(u: Tensor, knots: int) -> tuple[Float[Tensor, "b r n k"], Float[Tensor, " k"]]:
-    """The piecewise linear functions that are 1 at one of ``knots`` equidistant knots on [0, 1], and their means."""
-    places = torch.arange(knots, dtype=u.dtype, device=u.device)
-    hats = (1 - ((knots - 1) * u[..., None] - places).abs()).clamp_min(0)
-    means = torch.full_like(places, 1 / (knots - 1))
-    means[[0, -1]] /= 2
-    return hats, means
+def _legendre(u: Tensor, count: int) -> Float[Tensor, "b r n k"]:
+    """The first Legendre polynomials on [0, 1], the constant included, of mean square 1."""
+    x = 2 * u - 1
+    found = [torch.ones_like(x), x]
+    for degree in range(2, count):
+        found.append(((2 * degree - 1) * x * found[-1] - (degree - 1) * found[-2]) / degree)
+    return torch.stack([(2 * degree + 1) ** 0.5 * value for degree, value in enumerate(found)], dim=-1)

@@ -21,7 +21,7 @@ class Budgets(Strict):
     tolerances: Annotated[tuple[Tolerance, ...], Field(min_length=1)]
     probes: Counts
     throws: SeveralThrows
-    noises: Annotated[tuple[Annotated[int, Field(gt=0, multiple_of=2)], ...], Field(min_length=1)]
+    noises: Annotated[tuple[Annotated[int, Field(ge=4, multiple_of=2)], ...], Field(min_length=1)]
     steps: Annotated[tuple[Several, ...], Field(min_length=1)]
 
 
@@ -55,7 +55,7 @@ class Trained(Strict):
 class Pictures(Strict):
     """Images of the networks of paper D, all estimators' budgets, and the variance's images, throws and repeats.
 
-    The reference is a flow in double precision, by the exact trace in up to 100 dimensions, else by ``probes``.
+    The reference is a flow in double precision with ``probes``.
     """
 
     images: Several

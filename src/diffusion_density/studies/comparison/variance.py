@@ -32,7 +32,14 @@ CUTOFF = 1e-5
 
 
 def compare(
-    model: Model, x: Tensor, truth: Tensor, throws: int, repeats: int, labels: dict[str, object], chunk: int = ROWS
+    model: Model,
+    x: Tensor,
+    truth: Tensor,
+    throws: int,
+    repeats: int,
+    labels: dict[str, object],
+    seed: int = 0,
+    chunk: int = ROWS,
 ) -> pd.DataFrame:
     """Rows for every point and both methods.
 
@@ -43,11 +50,12 @@ def compare(
         throws: of each run.
         repeats: runs.
         labels: columns that name the target.
+        seed: of the throws, one for each target.
         chunk: the most rows of one network call.
     """
     tables = []
     for method in METHODS:
-        generator = torch.Generator(x.device).manual_seed(SEED)
+        generator = torch.Generator(x.device).manual_seed(SEED + seed)
         runs = [
             path_integral(model, x, throws=throws, method=method, generator=generator, cutoff=CUTOFF, chunk=chunk)
             for _ in range(repeats)
@@ -71,7 +79,7 @@ def compare(
 
 def long_run(model: Model, x: Tensor, throws: int, chunk: int = ROWS) -> Tensor:
     """(B,) what the path integral tends to, by the reduced method with many throws."""
-    generator = torch.Generator(x.device).manual_seed(SEED + 1)
+    generator = torch.Generator(x.device).manual_seed(SEED - 1)
     return path_integral(
         model, x, throws=throws, method="reduced", generator=generator, cutoff=CUTOFF, chunk=chunk
     ).value
@@ -82,7 +90,7 @@ def measure(sizes: Variance, out: Path) -> None:
     cases = [(3, index, throws) for index in range(sizes.mixtures) for throws in sizes.throws]
     cases += [(sizes.dimension, index, sizes.throws[0]) for index in range(math.ceil(sizes.mixtures / 2))]
     tables = []
-    for dimension, index, throws in tqdm(cases, desc="variance", unit="case"):
+    for seed, (dimension, index, throws) in enumerate(tqdm(cases, desc="variance", unit="case")):
         mixture = GaussianMixture.random(dimension, 5, torch.Generator().manual_seed(index))
         sharp = dimension == 3 and index % 2 == 1
         if sharp:
@@ -93,5 +101,5 @@ def measure(sizes: Variance, out: Path) -> None:
             "dimension": dimension,
             "index": index,
         }
-        tables.append(compare(mixture.diffused(SCHEDULE), x, mixture.log_prob(x), throws, sizes.repeats, labels))
+        tables.append(compare(mixture.diffused(SCHEDULE), x, mixture.log_prob(x), throws, sizes.repeats, labels, seed))
     artifacts.write_csv(out, pd.concat(tables))

@@ -1,0 +1,135 @@
+"""The study of all estimators: every one against the truth, what is made of its tables, its figures."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from diffusion_density.data.images import load
+from diffusion_density.figures.comparison import FIGURES, STYLES
+from diffusion_density.mixtures import GaussianMixture
+from diffusion_density.networks.sizes import SmallUNetSize
+from diffusion_density.studies.comparison import estimators, findings, pictures, trained, variance
+from diffusion_density.studies.comparison.sizes import ComparisonSizes
+from diffusion_density.studies.density_estimators import dataset
+from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes
+from diffusion_density.studies.density_estimators.train import train
+from diffusion_density.studies.max_likelihood import models as networks
+from diffusion_density.studies.max_likelihood.jobs import Arm as ImageArm
+from diffusion_density.studies.max_likelihood.jobs import Optimiser, Run
+from truths import seeded
+
+ROOT = Path(__file__).parents[2]
+
+
+def scale() -> dict[str, dict[str, object]]:
+    values: dict[str, dict[str, object]] = yaml.safe_load((ROOT / "workflow/scales/smoke.yaml").read_text())
+    return values
+
+
+@pytest.fixture(scope="module")
+def sizes() -> ComparisonSizes:
+    return ComparisonSizes.model_validate(scale()["comparison"])
+
+
+@pytest.fixture(scope="module")
+def folder(sizes: ComparisonSizes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tables of all jobs when tiny."""
+    out = tmp_path_factory.mktemp("comparison")
+    estimators.measure(sizes.estimators, out / "e0.csv")
+    variance.measure(sizes.variance, out / "v0.csv")
+    study = DensityEstimatorsSizes.model_validate(scale()["density_estimators"])
+    run = study.runs((0,))[f"throws-{study.throws_default}"]
+    dataset.prepare(study.datasets()[run.dimension], out / "data.safetensors")
+    data, stacks = out / "data.safetensors", out / "stack.safetensors"
+    train(run, data, stacks)
+    trained.measure(sizes.trained, run, data, stacks, out / "e1.csv", out / "v1.csv")
+    images = load("digits", Path())
+    of = Run(
+        dataset="digits",
+        arm=ImageArm(prediction="velocity", path="vp", times="importance"),
+        seeds=(0,),
+        network=SmallUNetSize(kind="small", widths=(8, 8), contrasts=4, time_width=8),
+        optimiser=Optimiser(batch_size=4, learning_rate=1e-3, warmup=0, cosine=False, ema=0.5),
+        snapshots=(1,),
+    )
+    weights = networks.build(of, images, 0).state_dict()
+    networks.save(out / "unet.safetensors", of, {(0, 1): weights}, {0: torch.zeros(1)})
+    pictures.measure(of, sizes.images, images, out / "unet.safetensors", out / "e2.csv", out / "v2.csv", device="cpu")
+    pd.concat([pd.read_csv(out / f"e{i}.csv") for i in range(3)]).to_csv(out / "estimators.csv", index=False)
+    tables = [out / f"v{i}.csv" for i in range(3)]
+    findings.write([out / "estimators.csv"], tables, out / "findings.csv", out / "decision.csv")
+    return out
+
+
+def test_every_estimator_is_right_on_a_mixture(sizes: ComparisonSizes) -> None:
+    """At the dearest setting: within four standard errors, bounds and steps on their own side."""
+    mixture = GaussianMixture.random(2, 3, seeded(0))
+    exact = mixture.diffused(estimators.SCHEDULE)
+    x = mixture.sample(64, generator=seeded(1))
+    budgets = sizes.estimators.budgets.model_copy(
+        update={"tolerances": (1e-5,), "probes": (16,), "throws": (1024,), "noises": (64,), "steps": (400,)}
+    )
+    table = estimators.score(
+        exact, x, mixture.log_prob(x), lambda y: exact.log_prob(y, estimators.SCHEDULE.s_start), budgets, {}
+    )
+    error = (table.value_nats - table.reference_nats).groupby(table.estimator)
+    assert set(error.groups) == set(STYLES)
+    mean, sem = error.mean(), error.sem()
+    assert error.max()["flow_exact"] < 1e-3
+    for name in ("flow_hutchinson", "path_integral", "reduced", "formula", "trapezoid", "tracking"):
+        assert abs(mean[name]) < 4 * sem[name] + 0.02, name
+    for name, sign in (("ddpm_sum", -1), ("chain", -1), ("reverse_chain", 1)):
+        assert sign * mean[name] > -4 * sem[name], name
+        assert abs(mean[name]) < 0.6, name
+    assert error.std()["reduced"] < 0.3 * error.std()["path_integral"]
+
+
+def test_tables_have_a_row_for_every_point_and_setting(folder: Path, sizes: ComparisonSizes) -> None:
+    table = pd.read_csv(folder / "e0.csv")
+    settings = len(list(estimators.candidates(sizes.estimators.budgets, False, 64)))
+    assert len(table) == settings * sizes.estimators.points * len(sizes.estimators.dimensions)
+    assert table.value_nats.notna().all()
+    images = pd.read_csv(folder / "e2.csv")
+    assert "flow_exact" not in set(images.estimator)
+    assert images.value_nats.notna().all()
+
+
+def test_the_findings_are_those_of_the_rows(folder: Path) -> None:
+    table = pd.read_csv(folder / "v0.csv")
+    part = table[(table.dimension == 3) & (table["index"] == 1)]
+    square = part.groupby("method").square_error_nats2.mean()
+    found = pd.read_csv(folder / "findings.csv")
+    row = found[(found.finding == "variance ratio") & (found.of == "sharp mixture 1") & (found.dimension == 3)].iloc[0]
+    assert row.value == pytest.approx(square["plain"] / square["reduced"])
+    assert row.ci_low <= row.value <= row.ci_high
+    coverage = found[(found.finding == "coverage of reduced") & (found.of == "sharp mixture")].iloc[0]
+    rows = table[(table.method == "reduced") & (table.target == "sharp mixture")]
+    assert coverage.value == rows.covered.sum() / rows.repeats.sum()
+
+
+def test_the_cost_of_an_accuracy_is_interpolated() -> None:
+    assert findings.crossing([10, 1000], [1.0, 0.01]) == pytest.approx(100)
+    assert findings.crossing([10, 1000], [0.05, 0.01]) == 10
+    assert math.isnan(findings.crossing([10, 1000], [2.0, 0.2]))
+
+
+def test_coverage_counts_intervals_that_hold_the_truth() -> None:
+    """Of an exact mixture nearly all; of a truth that is wrong none."""
+    mixture = GaussianMixture.random(2, 3, seeded(0))
+    x = mixture.sample(6, generator=seeded(1))
+    exact, truth = mixture.diffused(variance.SCHEDULE), mixture.log_prob(x)
+    right, wrong = (variance.compare(exact, x, t, 64, 10, {}) for t in (truth, truth + 100))
+    assert right.covered.sum() / right.repeats.sum() > 0.85
+    assert wrong.covered.sum() == 0
+    assert np.allclose(wrong.mean_error_nats + 100, right.mean_error_nats)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_drawn(name: str, folder: Path) -> None:
+    figure = FIGURES[name](folder)
+    assert all(axis.get_xlabel() for axis in figure.axes)

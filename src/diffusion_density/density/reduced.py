@@ -11,11 +11,10 @@ With the kernel Y = α' x + σ' z from x at s_min, and v₀, v₁ the reference'
 
 without variance where e = 0. Four more things make it small:
 
-* Times are uniform in φ^⅔ − c log cos φ, φ = arctan(σ/α): since g² ds = 2 v tan φ dφ on every schedule, a draw weighs
-  2 v tan φ / (⅔ φ^−⅓ + c tan φ). The power crowds at the data end, where sharp data need it; the logarithm bounds the
-  weights by 2 v/c at the noise end, where a wrong score would make them matter (one that is no score at all still has
-  more variance than the plain method unless the regression has some hundred throws). The map is a table, whose slopes
-  are the weights: no error comes from it.
+* Times are uniform in (1 − q) φ^⅔ + q s, both scaled to [0, 1], with φ = arctan(σ/α): g² ds = 2 v tan φ dφ on every
+  schedule. The power crowds at the data end, where sharp data need it; the share q of the plain method's own times
+  bounds the weights at 1/q of the plain ones, which a score that is wrong at the noise end would make matter. The map
+  is a table, whose slopes are the weights: no error comes from it.
 * A pair ±z cancels the singularity of e · z/σ'.
 * The pairs (time, z) are points of randomised nets (:mod:`~diffusion_density.density.nets`).
 * Near a mode the score is linear in y and the integrand quadratic in z, with coefficients that depend on time. So the
@@ -23,6 +22,8 @@ without variance where e = 0. Four more things make it small:
   time, and on these times the Hermite polynomials z_i z_j − δ_ij: all in few dimensions, their trace |z|² − D in many.
 
 A proposal of times fitted to each point by a pilot was measured too: beside the regression it does not pay for itself.
+The regression needs some hundred throws. With fewer, images, sharp in most of their dimensions, can have more variance
+than by the plain method, and so can a score that is far off at the noise end.
 """
 
 from itertools import combinations_with_replacement
@@ -42,7 +43,7 @@ from diffusion_density.schedules import Schedule
 MULTIPLE = 2 * NETS  # of throws
 DEGREES = (10, 5, 3)  # numbers of polynomials of time: the most that the throws can fit
 MOST_FEATURES = 128
-FLOOR = 0.03  # c
+SAFE = 0.1  # q
 CELLS = 2000  # of the table of times
 
 
@@ -89,10 +90,15 @@ def _means(
 def _times(schedule: Schedule, u: Tensor, cutoff: float) -> tuple[Float[Tensor, "b r n"], Float[Tensor, "b r n"]]:
     """Times for uniform numbers, and their weights for an integral of g² ds."""
     first = schedule.s_min + cutoff * (schedule.s_max - schedule.s_min)
-    ends = (-0.5 * schedule.log_snr(u.new_tensor([first, schedule.s_max]))).exp().atan().tolist()
-    angles = torch.linspace(ends[0] ** 0.5, ends[1] ** 0.5, CELLS + 1, dtype=u.dtype, device=u.device).square()
-    places = angles ** (2 / 3) - FLOOR * angles.cos().log()
-    places = (places - places[0]) / (places[-1] - places[0])
+    ends = (-0.5 * schedule.log_snr(u.new_tensor([first, schedule.s_max]))).exp().atan()
+    low, high = ends.pow(0.25).tolist()
+    roots = torch.linspace(low, high, CELLS + 1, dtype=u.dtype, device=u.device)
+    angles = roots**4  # fine at the data end
+    crowded, plain = (
+        (value - value[0]) / (value[-1] - value[0])
+        for value in (angles ** (2 / 3), schedule.inverse(-2 * angles.tan().log()))
+    )
+    places = (1 - SAFE) * crowded + SAFE * plain
     cell = torch.searchsorted(places, u.contiguous(), right=True).clamp(1, CELLS) - 1
     slope = (angles.diff() / places.diff())[cell]
     angle = angles[cell] + slope * (u - places[cell])

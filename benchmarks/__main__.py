@@ -4,13 +4,14 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import flow_peers, growth, stacked_training, unet_training
 from diffusion_density import artifacts, provenance
 from diffusion_density.figures import style
 from diffusion_density.runtime import configure
 
-BENCHMARKS = {
+BENCHMARKS: dict[str, tuple[Any, Any]] = {
     "flow_peers": (flow_peers, flow_peers.Sizes()),
     "growth": (growth, growth.Sizes()),
     "stacked_training": (stacked_training, stacked_training.Sizes()),

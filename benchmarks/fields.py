@@ -24,7 +24,8 @@ def trained(target: GaussianMixture, widths: Sequence[int], frequencies: int, st
     network = MLP(target.dimension, widths, frequencies, frequencies, 0.1, generator=generator)
     data = target.sample(16_384, generator=generator, dtype=torch.float32)
     member = Member(network, "entropy", "unit", data, stream=3)
-    settings = {"throws": 1, "batch_size": 1024, "learning_rate": 1e-3, "ema": 0.99}
-    *_, (_, stack) = train_stack([member], SCHEDULE, **settings, checkpoints=[steps])
+    *_, (_, stack) = train_stack(
+        [member], SCHEDULE, throws=1, batch_size=1024, learning_rate=1e-3, ema=0.99, checkpoints=[steps]
+    )
     assert stack is not None
     return DiffusionModel(stack[0].requires_grad_(False), SCHEDULE, "entropy")

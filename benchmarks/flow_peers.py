@@ -3,28 +3,30 @@
 Two fields in three dimensions, in single precision: a trained network and an analytic mixture. Every library runs at
 every tolerance once; of those whose median error is at most the target, the one of fewest evaluations is its best and
 is timed again, in turns with the others', with float32 matrix products as this library sets them (``medium``) and as
-torch does by default (``highest``). Errors are from torchdiffeq's dopri8 at 1e-9 in double precision, for the mixture
-from its closed form.
+torch does by default (``highest``). Ratios are to this library's seconds at its own setting in the same turn. Errors
+are from torchdiffeq's dopri8 at 1e-9 in double precision, for the mixture from its closed form.
 
 The floor of the network is the time of its matrix products alone: operations of an evaluation × evaluations, over the
 rate of products of the hidden layers' shape, at the number of rows where it is highest.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import fields, peers
 from benchmarks.timing import interleaved, ratios, seconds, shown, spread
 from diffusion_density.figures import style
 from diffusion_density.model import Model
-from diffusion_density.runtime import configure, matmul_error
+from diffusion_density.runtime import matmul_error
 
 MARKS = {  # a colour and a marker each
     "ours": (style.COLOURS["entropy"], "o"),
@@ -67,6 +69,7 @@ def cases(sizes: Sizes) -> list[Case]:
     trained = fields.trained(mixture, sizes.widths, sizes.frequencies, sizes.steps)
     with FlopCounterMode(display=False) as counter:
         trained.flow_drift(x, 0.5)
+    assert isinstance(trained.network, nn.Module)
     trained.network.double()
     truth = peers.torchdiffeq(trained, x.double(), 1e-9, method="dopri8")[0]
     trained.network.float()
@@ -78,7 +81,6 @@ def cases(sizes: Sizes) -> list[Case]:
 
 def run(sizes: Sizes) -> dict[str, Any]:
     """Everything that is measured, for JSON."""
-    threads = torch.get_num_threads()
     solvers = {name: solver for name, solver in peers.SOLVERS.items() if name not in peers.absent()}
     sweep, best = [], []
     for case in cases(sizes):
@@ -90,16 +92,13 @@ def run(sizes: Sizes) -> dict[str, Any]:
             reached = [row for row in rows if row["median_error"] is not None and row["median_error"] <= sizes.target]
             if reached:
                 chosen[name] = min(reached, key=lambda row: row["evaluations"])
-        for precision in ("medium", "highest"):
-            configure(threads, precision)
-            best += _timed(case, chosen, sizes)
-        configure(threads)
+        best += _timed(case, chosen, sizes)
     return {
         "points": sizes.points,
         "dimension": 3,
         "dtype": "float32",
         "target_median_error_nats": sizes.target,
-        "threads": threads,
+        "threads": torch.get_num_threads(),
         "versions": peers.versions(),
         "absent": peers.absent(),
         "sweep": sweep,
@@ -109,9 +108,9 @@ def run(sizes: Sizes) -> dict[str, Any]:
 
 def _solve(case: Case, name: str, tolerance: float) -> dict[str, Any]:
     """One solve: what it cost and by how much it errs (None if any value is not finite)."""
-    answers = []
-    time = seconds(lambda: answers.append(peers.SOLVERS[name](case.model, case.x, tolerance)))
-    value, evaluations = answers[0]
+    begin = time.perf_counter()
+    value, evaluations = peers.SOLVERS[name](case.model, case.x, tolerance)
+    elapsed = time.perf_counter() - begin
     error = (value.double() - case.truth).abs()
     errors = {"median_error": error.median(), "error_99": error.quantile(0.99), "max_error": error.max()}
     finite = bool(error.isfinite().all())
@@ -119,36 +118,41 @@ def _solve(case: Case, name: str, tolerance: float) -> dict[str, Any]:
         "field": case.name,
         "library": name,
         "tolerance": tolerance,
-        "seconds": time,
+        "seconds": elapsed,
         "evaluations": evaluations,
         **{key: number.item() if finite else None for key, number in errors.items()},
     }
 
 
 def _timed(case: Case, chosen: dict[str, dict[str, Any]], sizes: Sizes) -> list[dict[str, Any]]:
-    """The best run of each library in turns, under the present precision of products."""
-    calls = {
-        name: lambda name=name, row=row: peers.SOLVERS[name](case.model, case.x, row["tolerance"])
-        for name, row in chosen.items()
-    }
-    times = interleaved(calls, sizes.repeats)
-    rate = None if case.products is None else product_rate(sizes.points, sizes.widths[0], sizes.repeats)
+    """The best run of each library in turns, under the present precision of products and under torch's default."""
+    present = torch.get_float32_matmul_precision()
+    runs = [(precision, name) for precision in dict.fromkeys((present, "highest")) for name in chosen]
+    times = interleaved({run: partial(_under, case, *run, chosen[run[1]]["tolerance"]) for run in runs}, sizes.repeats)
     found = []
-    for name, row in chosen.items():
-        floor = None if rate is None else case.products * row["evaluations"] * sizes.points / rate
+    for precision, name in runs:
+        torch.set_float32_matmul_precision(precision)
+        taken = times[precision, name]
         found.append(
             {
-                **row,
-                "precision": torch.get_float32_matmul_precision(),
+                **chosen[name],
+                "precision": precision,
                 "product_error": matmul_error(),
-                "product_rate": rate,
-                "seconds": spread(times[name]),
-                "times_ours": ratios(times[name], times["ours"]),
-                "floor_seconds": floor,
-                "times_floor": None if floor is None else spread(value / floor for value in times[name]),
+                "seconds": spread(taken),
+                "times_ours": ratios(taken, times[present, "ours"]),
             }
         )
+        if case.products is not None:
+            rate = product_rate(sizes.points, sizes.widths[0], sizes.repeats)
+            floor = case.products * chosen[name]["evaluations"] * sizes.points / rate
+            found[-1] |= {"product_rate": rate, "times_floor": spread(value / floor for value in taken)}
+    torch.set_float32_matmul_precision(present)
     return found
+
+
+def _under(case: Case, precision: str, name: str, tolerance: float) -> None:
+    torch.set_float32_matmul_precision(precision)
+    peers.SOLVERS[name](case.model, case.x, tolerance)
 
 
 def product_rate(rows: int, width: int, repeats: int) -> float:
@@ -158,7 +162,7 @@ def product_rate(rows: int, width: int, repeats: int) -> float:
     for chunk in (rows, rows // 2, rows // 4, rows // 8):
         parts = torch.randn(rows, width).split(chunk) * passes
         out = torch.empty(chunk, width)
-        times += [seconds(lambda parts=parts, out=out: _products(parts, weight, out)) for _ in range(1 + repeats)]
+        times += [seconds(partial(_products, parts, weight, out)) for _ in range(1 + repeats)]
     return 2 * passes * rows * width**2 / min(times)
 
 
@@ -184,7 +188,7 @@ def report(result: dict[str, Any]) -> str:
             "median, 99%, max error": f"{row['median_error']:.0e}, {row['error_99']:.0e}, {row['max_error']:.0e}",
             "seconds": shown(row["seconds"]),
             "times ours": shown(row["times_ours"]),
-            "times floor": shown(row["times_floor"]) if row["times_floor"] else "",
+            "times floor": shown(row["times_floor"]) if "times_floor" in row else "",
         }
         for row in result["best"]
     )

@@ -19,6 +19,7 @@ from torch import Tensor
 import diffusion_density as dd
 from benchmarks import fields
 from benchmarks.timing import interleaved, spread
+from diffusion_density.density.path_integral import Method
 from diffusion_density.density.result import LogDensity
 from diffusion_density.figures import style
 from diffusion_density.model import Model
@@ -73,7 +74,7 @@ def run(sizes: Sizes) -> dict[str, Any]:
 
 
 def _estimates(at: Base, model: Model, x: Tensor, tolerance: float) -> dict[str, Callable[[], LogDensity]]:
-    def integral(method: str) -> LogDensity:
+    def integral(method: Method) -> LogDensity:
         generator = torch.Generator().manual_seed(5)
         return dd.density.path_integral(model, x, throws=at.throws, method=method, generator=generator)
 

@@ -41,9 +41,16 @@ def _timed(throws: int, sizes: Sizes) -> dict[str, Any]:
     members = [Member(network, "entropy", "unit", data, stream) for stream, network in enumerate(networks)]
 
     def train(stacks: list[list[Member]]) -> None:
-        settings = {"throws": throws, "batch_size": 32, "learning_rate": 1e-3, "ema": 0.99}
         for stack in stacks:
-            for _ in train_stack(stack, fields.SCHEDULE, **settings, checkpoints=[sizes.steps]):
+            for _ in train_stack(
+                stack,
+                fields.SCHEDULE,
+                throws=throws,
+                batch_size=32,
+                learning_rate=1e-3,
+                ema=0.99,
+                checkpoints=[sizes.steps],
+            ):
                 pass
 
     times = interleaved(

@@ -36,7 +36,7 @@ MARKS = {
 class Base:
     """What stays while another varies."""
 
-    points: int = 1024
+    points: int = 512
     dimension: int = 3
     throws: int = 256
     width: int = 128
@@ -47,7 +47,7 @@ class Sizes:
     """What is run."""
 
     base: Base = Base()
-    points: tuple[int, ...] = (64, 256, 1024, 4096, 16_384)
+    points: tuple[int, ...] = (64, 256, 1024, 4096)
     dimension: tuple[int, ...] = (1, 3, 10, 30)
     throws: tuple[int, ...] = (16, 64, 256, 1024)
     width: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -135,7 +135,7 @@ def report(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any]) -> Figure:
     """Median and range of the seconds against each size, a line an estimator."""
-    figure, axes = style.canvas(len(LABELS), height=2.4, share_y=True)
+    figure, axes = style.canvas(len(LABELS), height=2.6, share_y=True)
     for axis, (varied, label) in zip(axes, LABELS.items(), strict=True):
         for name, (colour, marker) in MARKS.items():
             rows = [row for row in result["rows"] if (row["varied"], row["estimator"]) == (varied, name)]
@@ -144,6 +144,7 @@ def draw(result: dict[str, Any]) -> Figure:
             axis.plot(sizes, middle, color=colour, marker=marker, markerfacecolor="w", label=name)
             axis.fill_between(sizes, low, high, color=colour, alpha=0.2, linewidth=0)
         axis.set(xscale="log", yscale="log", xlabel=label)
+        style.plain_log_ticks(axis, "x", sizes)
     axes[0].set_ylabel("seconds")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(MARKS))
     return figure

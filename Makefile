@@ -63,4 +63,4 @@ lock: ## Resolve the dependencies anew into requirements.lock
 
 clean: ## Remove what was computed; results/reference and .venv stay
 	find results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true
-	rm -rf logs .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis build
+	rm -rf logs benchmarks/results .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis build

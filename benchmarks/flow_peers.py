@@ -19,13 +19,13 @@ from typing import Any
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from benchmarks import fields, peers
 from benchmarks.timing import interleaved, ratios, seconds, shown, spread
 from diffusion_density.figures import style
 from diffusion_density.model import Model
+from diffusion_density.networks.mlp import MLP
 from diffusion_density.runtime import matmul_error
 
 MARKS = {  # a colour and a marker each
@@ -58,7 +58,7 @@ class Case:
     model: Model
     x: Tensor
     truth: Tensor
-    products: int | None  # floating-point operations of the matrix products of one evaluation of one point
+    products: int | None  # floating-point operations of the matrix products of an evaluation of one point
 
 
 def cases(sizes: Sizes) -> list[Case]:
@@ -67,14 +67,15 @@ def cases(sizes: Sizes) -> list[Case]:
     x = mixture.sample(sizes.points, generator=torch.Generator().manual_seed(4), dtype=torch.float32)
     exact = mixture.diffused(fields.SCHEDULE)
     trained = fields.trained(mixture, sizes.widths, sizes.frequencies, sizes.steps)
-    with FlopCounterMode(display=False) as counter:
-        trained.flow_drift(x, 0.5)
-    assert isinstance(trained.network, nn.Module)
-    trained.network.double()
+    network = trained.network
+    assert isinstance(network, MLP)
+    weights = (value for name, value in network.layers.named_parameters() if name.endswith("weight"))
+    products = 2 * sum(matrix.numel() for matrix in (network.embed_point.frequencies, *weights))
+    network.double()
     truth = peers.torchdiffeq(trained, x.double(), 1e-9, method="dopri8")[0]
-    trained.network.float()
+    network.float()
     return [
-        Case("trained network", trained, x, truth, counter.get_total_flops() // len(x)),
+        Case("trained network", trained, x, truth, products),
         Case("analytic mixture", exact, x, exact.log_prob(x.double(), fields.SCHEDULE.s_start), None),
     ]
 

@@ -65,7 +65,7 @@ def test_products_of_one_evaluation_are_counted() -> None:
     network, mixture = flow_peers.cases(sizes)
     features = 3 + 2 * 4
     assert mixture.products is None
-    assert network.products == 2 * (3 * 4 + features * 16 + 16 * 16 + 16 * 3) + 2 * (4 + 9 * 16) // 64
+    assert network.products == 2 * (3 * 4 + features * 16 + 16 * 16 + 16 * 3)
 
 
 def test_stacked_training() -> None:

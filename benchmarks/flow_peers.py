@@ -142,25 +142,21 @@ def _solve(case: Case, name: str, tolerance: float) -> dict[str, Any]:
 def _timed(case: Case, chosen: dict[str, dict[str, Any]], sizes: Sizes) -> list[dict[str, Any]]:
     """The best run of each library in turns, under the present precision of products and under torch's default."""
     present = torch.get_float32_matmul_precision()
-    runs = [(precision, name) for precision in dict.fromkeys((present, "highest")) for name in chosen]
+    precisions = dict.fromkeys((present, "highest"))
+    runs = [(precision, name) for precision in precisions for name in chosen]
     times = interleaved({run: partial(_under, case, *run, chosen[run[1]]["tolerance"]) for run in runs}, sizes.repeats)
     found = []
-    for precision, name in runs:
+    for precision in precisions:
         torch.set_float32_matmul_precision(precision)
-        taken = times[precision, name]
-        found.append(
-            {
-                **chosen[name],
-                "precision": precision,
-                "product_error": matmul_error(),
-                "seconds": spread(taken),
-                "times_ours": ratios(taken, times[present, "ours"]),
-            }
-        )
-        if case.products is not None:
-            rate = product_rate(sizes.points, sizes.widths[0], sizes.repeats)
-            floor = case.products * chosen[name]["evaluations"] * sizes.points / rate
-            found[-1] |= {"product_rate": rate, "times_floor": spread(value / floor for value in taken)}
+        machine = {"precision": precision, "product_error": matmul_error()}
+        rate = product_rate(sizes.points, sizes.widths[0], sizes.repeats)
+        for name, row in chosen.items():
+            taken = times[precision, name]
+            result = row | machine | {"seconds": spread(taken), "times_ours": ratios(taken, times[present, "ours"])}
+            if case.products is not None:
+                floor = case.products * row["evaluations"] * sizes.points / rate
+                result |= {"product_rate": rate, "times_floor": spread(value / floor for value in taken)}
+            found.append(result)
     torch.set_float32_matmul_precision(present)
     return found
 

@@ -14,7 +14,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install replicate test lint format lock clean
+.PHONY: help install replicate test benchmark lint format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ replicate: $(INSTALLED) ## Run every study and write results/<scale>/report.html
 
 test: $(INSTALLED) ## Run the tests
 	@python -m pytest -n 2 --dist loadfile $(TESTS)
+
+benchmark: $(INSTALLED) ## Time this library beside others, which it installs into .venv
+	python -m pip install --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[benchmarks]'
+	python -m benchmarks $(BENCHMARKS)
 
 lint: $(INSTALLED) ## Check style, types and the workflow
 	ruff check
@@ -59,4 +63,4 @@ lock: ## Resolve the dependencies anew into requirements.lock
 
 clean: ## Remove what was computed; results/reference and .venv stay
 	find results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true
-	rm -rf logs .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis build
+	rm -rf logs benchmarks/results .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis build

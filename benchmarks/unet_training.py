@@ -1,25 +1,31 @@
 """Training throughput of the small U-Net beside the `UNet2DModel` of diffusers, at equal parameters and batch.
 
-Run: python benchmarks/unet_training.py [--threads 2] [--out FILE], with the extra `benchmarks` installed. One process,
-interleaved repeats, medians and ranges of the ratio. A step is forward, backward and AdamW, in float32, for both.
+A step is forward, backward and AdamW, in float32, for both.
 """
 
-import argparse
-import json
-import statistics
 import time
-from pathlib import Path
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffusion_density import artifacts
+from benchmarks.timing import ratios, shown, spread
 from diffusion_density.networks.cost import parameters
 from diffusion_density.networks.unet import SmallUNet
-from diffusion_density.runtime import configure
 from diffusion_density.schedules import LogLinear
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.flow_matching import FlowMatching
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is run."""
+
+    batch: int = 32
+    steps: int = 10
+    repeats: int = 5
 
 
 class Peer(nn.Module):
@@ -62,33 +68,29 @@ def seconds(network: nn.Module, batch: int, steps: int) -> float:
     return (time.perf_counter() - begin) / steps
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    configure(options.threads)
-    networks = {"ours": SmallUNet(3), "diffusers": Peer()}
+def run(sizes: Sizes) -> dict[str, Any]:
+    """Everything that is measured, for JSON; ours alone where diffusers is not installed."""
+    networks: dict[str, nn.Module] = {"ours": SmallUNet(3)}
+    if find_spec("diffusers"):
+        networks["diffusers"] = Peer()
     times: dict[str, list[float]] = {name: [] for name in networks}
-    for _ in range(options.repeats):
+    for _ in range(sizes.repeats):
         for name, network in networks.items():
-            times[name].append(seconds(network, options.batch, options.steps))
-    ratios = [peer / ours for ours, peer in zip(times["ours"], times["diffusers"], strict=True)]
-    result = {
+            times[name].append(seconds(network, sizes.batch, sizes.steps))
+    return {
+        "batch": sizes.batch,
+        "threads": torch.get_num_threads(),
         "parameters": {name: parameters(network) for name, network in networks.items()},
-        "images_per_second": {name: options.batch / statistics.median(values) for name, values in times.items()},
-        "ratio_median": statistics.median(ratios),
-        "ratio_range": [min(ratios), max(ratios)],
-        "threads": options.threads,
-        "batch": options.batch,
+        "seconds_a_step": {name: spread(values) for name, values in times.items()},
+        "times_ours": {name: ratios(values, times["ours"]) for name, values in times.items()},
     }
-    print(json.dumps(result, indent=2))
-    if options.out:
-        artifacts.write_json(options.out, result)
 
 
-if __name__ == "__main__":
-    main()
+def report(result: dict[str, Any]) -> str:
+    """A line a network."""
+    lines = [] if "diffusers" in result["parameters"] else ["not installed: diffusers"]
+    for name, count in result["parameters"].items():
+        rate = result["batch"] / result["seconds_a_step"][name]["median"]
+        ratio = shown(result["times_ours"][name])
+        lines.append(f"{name}: {count:,} parameters, {rate:.1f} images a second, {ratio} times our seconds")
+    return "\n".join(lines)

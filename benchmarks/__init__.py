@@ -1,0 +1,1 @@
+"""What this library costs, beside other libraries in one process. Run: ``make benchmark``."""

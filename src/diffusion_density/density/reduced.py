@@ -58,8 +58,8 @@ def reduced(
     s, weight = _times(model.schedule, u, cutoff)
     parts = list(zip(s.split(ROWS // 2), weight.split(ROWS // 2), z.split(ROWS // 2), strict=True))
     terms = [
-        torch.cat([_pairs(model, points, *part) for part in parts], dim=1).unflatten(1, (SCRAMBLINGS, -1)).mean(2)
-        for points in x.split(max(1, ROWS // throws))
+        torch.cat([_pairs(their, points, *part) for part in parts], dim=1).unflatten(1, (SCRAMBLINGS, -1)).mean(2)
+        for their, points in model.split(x, max(1, ROWS // throws))
     ]
     means = torch.cat(terms)
     return _reference(model.schedule, x) + means.mean(1), means.std(1) / SCRAMBLINGS**0.5

@@ -1,0 +1,1 @@
+"""The study `comparison`: which estimator to use, for what, at what cost."""

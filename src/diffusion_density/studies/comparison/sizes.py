@@ -7,27 +7,27 @@ from pydantic import Field
 from diffusion_density.studies.density_formula.sizes import Training
 from diffusion_density.studies.fields import Count, Seeds, Several, Strict, Tolerance
 
-Throws = Annotated[int, Field(gt=0, multiple_of=16)]
+Sixteens = Annotated[int, Field(gt=0, multiple_of=16)]
 
 
 class Conditional(Strict):
     """Networks of p(x | c), trained on ``samples`` pairs, and how they are measured.
 
     ``pairs`` test pairs are scored, with ``throws`` by the path integral and ``tolerance`` by the flow. ``calibrated``
-    pairs are ranked among ``draws`` samples each. ``classified`` points get the posterior of ``classes`` contexts,
-    with each of the ``class_throws``, over ``repeats`` of the noise.
+    pairs are ranked among ``draws`` samples each. ``classified`` points get the posterior of ``classes`` contexts, with
+    each of the ``class_throws``, over ``repeats`` of the noise.
     """
 
     samples: Count
     training: Training
-    pairs: Several
-    throws: Throws
+    pairs: Sixteens
+    throws: Sixteens
     tolerance: Tolerance
     calibrated: Several
     draws: Count
     classified: Several
     classes: Several
-    class_throws: Annotated[tuple[Throws, ...], Field(min_length=1)]
+    class_throws: Annotated[tuple[Sixteens, ...], Field(min_length=1)]
     repeats: Count
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion_density.density.class_posterior import FORMULA, class_log_posterior
+from diffusion_density.density.path_integral import path_integral
 from diffusion_density.errors import InputError
 from diffusion_density.mixtures import GaussianMixture
 from diffusion_density.model import DiffusionModel
@@ -101,3 +102,17 @@ def test_refusals() -> None:
     for models, prior in (([], torch.zeros(0)), (MODELS, torch.zeros(2))):
         with pytest.raises(InputError, match="one log prior a model"):
             class_log_posterior(models, points(2), prior, estimator=partial(FORMULA, throws=4), seed=0)
+
+
+@pytest.mark.parametrize("method", ["plain", "reduced"])
+def test_any_estimator_serves(method: str) -> None:
+    """The path integral: near Bayes for many throws; with common throws classes alike differ by their priors alone."""
+    x = points(30)
+    many, few = (partial(path_integral, throws=throws, method=method) for throws in (2048, 16))
+    found = class_log_posterior(MODELS, x, LOG_PRIOR, estimator=many, seed=0)
+    assert (found.exp() - bayes(x).exp()).abs().mean() < 0.03
+    common, independent = (
+        class_log_posterior([MODELS[0]] * 3, x, LOG_PRIOR, estimator=few, seed=0, common=c) for c in (True, False)
+    )
+    torch.testing.assert_close(common, LOG_PRIOR.expand(30, 3), rtol=1e-10, atol=1e-10)
+    assert (independent - LOG_PRIOR).abs().mean() > 1e-2

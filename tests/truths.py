@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 
 from diffusion_density.broadcasting import expand_time, per_row
 from diffusion_density.mixtures import ExactModel, GaussianMixture
@@ -147,3 +147,34 @@ class ScaledGaussian:
         x = torch.linspace(self.mean - 8 * self.variance**0.5, self.mean + 8 * self.variance**0.5, 401).double()
         log_prob = data.log_prob(x)
         return torch.trapezoid(log_prob.exp() * (log_prob - self.bound(x)), x).item()
+
+
+class ExactConditional:
+    """The score of p(x | c) for a mixture of D + C numbers (x, c), of which only x is diffused: a network."""
+
+    def __init__(self, joint: GaussianMixture, dimension: int, schedule: Schedule) -> None:
+        self.joint, self.dimension, self.schedule = joint, dimension, schedule
+
+    def __call__(self, x: Tensor, s: Tensor, context: Tensor) -> Tensor:
+        alpha, sigma = (f(s)[:, None].expand(x.shape) for f in (self.schedule.alpha, self.schedule.sigma))
+        scale = torch.cat([alpha, torch.ones_like(context)], dim=1)
+        noise = torch.cat([sigma.square(), torch.zeros_like(context)], dim=1)[:, None]
+        covariances = scale[:, None, :, None] * self.joint.covariances * scale[:, None, None] + noise.diag_embed()
+        components = MultivariateNormal(scale[:, None] * self.joint.means, covariances)
+        z = torch.cat([x, context], dim=1)[:, None]
+        share = (self.joint.weights.log() + components.log_prob(z)).softmax(1)
+        pull = torch.linalg.solve(covariances, (components.mean - z)[..., None])[..., 0]
+        return (share[..., None] * pull).sum(1)[:, : self.dimension]
+
+    def log_prob(self, x: Tensor, context: Tensor) -> Tensor:
+        """log p(x | c) of the data, by the conditional of each normal component."""
+        d = self.dimension
+        here, given = slice(None, d), slice(d, None)
+        covariances, means = self.joint.covariances, self.joint.means
+        inner = covariances[:, given, given]
+        gain = torch.linalg.solve(inner, covariances[:, given, here]).mT
+        centre = means[:, here] + torch.einsum("kdc,bkc->bkd", gain, context[:, None] - means[:, given])
+        spread = covariances[:, here, here] - gain @ covariances[:, given, here]
+        share = self.joint.weights.log() + MultivariateNormal(means[:, given], inner).log_prob(context[:, None])
+        each = MultivariateNormal(centre, spread).log_prob(x[:, None])
+        return (share.log_softmax(1) + each).logsumexp(1)

@@ -6,17 +6,23 @@ probability-flow ODE and the *SDE density* of the reverse SDE (paper C, section 
 .. math:: v = f x - \tfrac12 g^2 \nabla\log p_s \ \text{(flow)}, \qquad u = f x - g^2 \nabla\log p_s \ \text{(SDE)}.
 
 Both start at s_max from ``prior``. Estimators take any :class:`Model`.
+
+A model of p(x | c) knows the contexts of a batch: its points belong to them in order, equally many to each, and so do
+the rows that an estimator makes of the points. Whoever takes a batch apart does so by ``Model.split``, which takes the
+contexts along.
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffusion_density.broadcasting import distinct_time, expand_time, flat, per_row
+from diffusion_density.errors import InputError
 from diffusion_density.predictions import Prediction, checked, from_score, to_score
 from diffusion_density.schedules import Schedule
 
@@ -69,6 +75,16 @@ class Model(ABC):
     def score(self, x: Tensor, s: Tensor | float) -> Tensor:
         """∇log p_s(x), shape (B, *) like x, at one time or at times of shape (B,)."""
 
+    def of(self, rows: slice | Int[Tensor, " r"], points: int) -> "Model":  # noqa: ARG002
+        """The model of some rows of a batch of B points: itself, unless each point has a context of its own."""
+        return self
+
+    def split(self, x: Tensor, size: int) -> Iterator[tuple["Model", Tensor]]:
+        """A batch (B, *) in parts of at most ``size`` points, each with its model."""
+        for first in range(0, len(x), size):
+            rows = slice(first, first + size)
+            yield self.of(rows, len(x)), x[rows]
+
     def _as(self, prediction: Prediction, x: Tensor, s: Tensor | float) -> Tensor:
         return from_score(prediction, self.score(x, s), self.schedule, x, expand_time(s, x))
 
@@ -95,7 +111,8 @@ class DiffusionModel(Model):
     """A network read as a score.
 
     Args:
-        network: any module called as ``network(x, s)``, x of shape (B, *) and s of shape (B,), giving (B, *).
+        network: any module called as ``network(x, s)``, x of shape (B, *) and s of shape (B,), giving (B, *); one of
+            p(x | c) as ``network(x, s, context)``, see :meth:`given`.
         schedule: the forward process that it was trained on.
         prediction: what the network outputs: noise, score, entropy or velocity.
         prior: the distribution at s_max; N(0, σ²(s_max) I) by default.
@@ -106,7 +123,7 @@ class DiffusionModel(Model):
 
     def __init__(
         self,
-        network: nn.Module | Callable[[Tensor, Tensor], Tensor],
+        network: nn.Module | Callable[..., Tensor],
         schedule: Schedule,
         prediction: Prediction = "noise",
         prior: Prior | None = None,
@@ -115,18 +132,46 @@ class DiffusionModel(Model):
         self.schedule = schedule
         self.prediction = checked(prediction)
         self.prior = GaussianPrior(schedule.at(schedule.s_max)[1] ** 2) if prior is None else prior
+        self.context: Tensor | None = None
+
+    def given(self, context: Float[Tensor, "b *c"]) -> "DiffusionModel":
+        """The model of p(x | context), which estimators and samplers take like any other.
+
+        Args:
+            context: (B, *) one for each point of the batch to come, or for equally many of them, in order; (1, *) is
+                one for all.
+        """
+        model = copy.copy(self)
+        model.context = context
+        return model
+
+    def of(self, rows: slice | Int[Tensor, " r"], points: int) -> Model:
+        return self if self.context is None else self.given(_shared(self.context, points)[rows])
 
     def score(self, x: Tensor, s: Tensor | float) -> Tensor:
         time = expand_time(s, x)
-        return to_score(self.prediction, self.network(x, time), self.schedule, x, time)
+        return to_score(self.prediction, self._output(x, time), self.schedule, x, time)
+
+    def _output(self, x: Tensor, time: Tensor) -> Tensor:
+        if self.context is None:
+            return self.network(x, time)
+        return self.network(x, time, _shared(self.context, len(x)))
 
     def _as(self, prediction: Prediction, x: Tensor, s: Tensor | float) -> Tensor:
         if prediction == self.prediction:
-            return self.network(x, expand_time(s, x))
+            return self._output(x, expand_time(s, x))
         return super()._as(prediction, x, s)
 
     def flow_drift(self, x: Tensor, s: Tensor | float) -> Tensor:
         if self.prediction != "entropy":
             return super().flow_drift(x, s)
         time = expand_time(s, x)  # f x − ½g²(e + 2f x/g²) = −½g² e: the drift cancels exactly
-        return per_row(-0.5 * self.schedule.diffusion(time), x) * self.network(x, time)
+        return per_row(-0.5 * self.schedule.diffusion(time), x) * self._output(x, time)
+
+
+def _shared(context: Tensor, rows: int) -> Tensor:
+    """The context of each row, equally many rows in order for each context."""
+    each, left = divmod(rows, len(context))
+    if left:
+        raise InputError(f"model: {rows} points can't be shared equally among {len(context)} contexts")
+    return context.repeat_interleave(each, dim=0)

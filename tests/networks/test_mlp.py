@@ -138,16 +138,20 @@ def test_networks_of_different_shapes_are_not_stacked(other: dict[str, Any]) -> 
         MLP.stack([network(), network(**other)])
 
 
-def test_a_conditional_network_is_given_its_context_row_by_row() -> None:
+def test_a_conditional_network_takes_its_context_beside_the_features_row_by_row() -> None:
     conditional = MLP(3, (16,), 4, 6, 0.5, context=2, skip=True, generator=seeded(3)).double()
     x, s = inputs(12)
-    context = torch.randn(4, 2, generator=seeded(4), dtype=torch.float64)
-    found = conditional.given(context)(x, s)
+    context = torch.randn(12, 2, generator=seeded(4), dtype=torch.float64)
+    found = conditional(x, s, context)
     assert found.shape == (12, 3)
     for index in range(12):
-        row = torch.cat([x[index], context[index // 3]])[None]  # three rows each, in order
-        torch.testing.assert_close(found[index], conditional(row, s[index : index + 1])[0])
-    assert (conditional.given(context.flip(0))(x, s) - found).abs().max() > 1e-3
+        row = slice(index, index + 1)
+        torch.testing.assert_close(found[row], conditional(x[row], s[row], context[row]))
+    assert (conditional(x, s, context.flip(0)) - found).abs().min(0).values.min() > 1e-6
+    first = conditional.layers[0].weight[:, -2:]  # the last columns are the context's
+    with torch.no_grad():
+        first.zero_()
+    torch.testing.assert_close(conditional(x, s, context), conditional(x, s, context.flip(0)), rtol=0, atol=0)
 
 
 def test_a_stack_side_by_side_gives_equal_shares_of_the_rows_to_its_members() -> None:

@@ -1,7 +1,6 @@
 """The study of paper B: laws in the plane, trained networks, digits and their rows; its jobs end to end when tiny."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from diffusion_density.errors import InputError
+from diffusion_density.model import DiffusionModel
 from diffusion_density.studies.density_formula import (
     digit_classes,
     digit_estimates,
@@ -129,22 +129,18 @@ class ExactRows:
     def __init__(self, covariance: Tensor) -> None:
         self.covariance = covariance
 
-    def given(self, context: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        def network(y: Tensor, s: Tensor) -> Tensor:
-            rows = context.repeat_interleave(len(y) // len(context), dim=0)
-            out = torch.empty_like(y)
-            for r in range(8):
-                mine = rows[:, 64 + r] == 1
-                above, here = slice(0, 8 * r), slice(8 * r, 8 * r + 8)
-                gain = torch.linalg.solve(self.covariance[above, above], self.covariance[above, here]).mT
-                spread = self.covariance[here, here] - gain @ self.covariance[above, here]
-                alpha, sigma = SCHEDULE.alpha(s[mine]), SCHEDULE.sigma(s[mine])
-                off = y[mine] - alpha[:, None] * (rows[mine][:, above] @ gain.mT)
-                total = alpha[:, None, None].square() * spread + sigma[:, None, None].square() * torch.eye(8).to(y)
-                out[mine] = y[mine] - torch.linalg.solve(total, off[..., None])[..., 0]
-            return out
-
-        return network
+    def __call__(self, y: Tensor, s: Tensor, context: Tensor) -> Tensor:
+        out = torch.empty_like(y)
+        for r in range(8):
+            mine = context[:, 64 + r] == 1
+            above, here = slice(0, 8 * r), slice(8 * r, 8 * r + 8)
+            gain = torch.linalg.solve(self.covariance[above, above], self.covariance[above, here]).mT
+            spread = self.covariance[here, here] - gain @ self.covariance[above, here]
+            alpha, sigma = SCHEDULE.alpha(s[mine]), SCHEDULE.sigma(s[mine])
+            off = y[mine] - alpha[:, None] * (context[mine][:, above] @ gain.mT)
+            total = alpha[:, None, None].square() * spread + sigma[:, None, None].square() * torch.eye(8).to(y)
+            out[mine] = y[mine] - torch.linalg.solve(total, off[..., None])[..., 0]
+        return out
 
 
 def test_the_sum_over_rows_is_the_log_density_of_the_image() -> None:
@@ -157,7 +153,7 @@ def test_the_sum_over_rows_is_the_log_density_of_the_image() -> None:
     sizes = DigitsEvaluation(
         points=6, nodes=48, throws=16, tolerance=1e-3, steps=10, paths=2, classified=2, class_throws=2
     )
-    found = digit_estimates.by_rows(ExactRows(covariance).given, x, sizes)
+    found = digit_estimates.by_rows(DiffusionModel(ExactRows(covariance), SCHEDULE, "entropy"), x, sizes)
     assert found.stderr is not None
     assert ((found.value - law.log_prob(x)).abs() < 4 * found.stderr + 0.02).all()
     alone = MultivariateNormal(torch.zeros(64, dtype=torch.float64), covariance.diag().diag()).log_prob(x)

@@ -274,7 +274,7 @@ def test_a_conditional_density_is_learned() -> None:
 
     test_c = torch.randn(256, 1, generator=generator)
     test_x = test_c + 0.5 * torch.randn(256, 1, generator=generator)
-    conditional = DiffusionModel(after_training(1, torch.cat([x, c], dim=1)).given(test_c), PAPER_A, "entropy")
+    conditional = DiffusionModel(after_training(1, torch.cat([x, c], dim=1)), PAPER_A, "entropy").given(test_c)
     found = flow(conditional, test_x, rtol=1e-4, atol=1e-4).value
     truth = torch.distributions.Normal(test_c, 0.5).log_prob(test_x)[:, 0]
     assert (truth - found).mean().item() == pytest.approx(0.0, abs=0.03)

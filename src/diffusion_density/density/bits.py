@@ -112,8 +112,8 @@ def bits_per_dim(
         "per_dimension": True,
     }
     parts = [
-        _score(model, scheme, part, draws, drawn, importance_weighted, generator, chunk, dtype, options)
-        for part in images.split(max(1, chunk // draws))
+        _score(their, scheme, part, draws, drawn, importance_weighted, generator, chunk, dtype, options)
+        for their, part in model.split(images, max(1, chunk // draws))
     ]
     values, stderrs, statuses, calls, totals = zip(*parts, strict=True)
     known = [stderr for stderr in stderrs if stderr is not None]

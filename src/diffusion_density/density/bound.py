@@ -128,11 +128,11 @@ def bound_terms(
     entropy = 0.5 * dims * (1 + math.log(2 * math.pi * sigma**2))
     columns: list[tuple[Tensor, ...]] = []
     with torch.inference_mode():
-        for part in images.split(max(1, chunk // throws)):
+        for their, part in model.split(images, max(1, chunk // throws)):
             x = to_unit(part, levels, torch.float64)
             prior = -entropy - reference.expected_log_prob(alpha * x, sigma)
             noise, extra, u = _draw(part, throws, generator, closed)
-            squares = _diffusion(model, x, noise, u, first, chunk, dtype)
+            squares = _diffusion(their, x, noise, u, first, chunk, dtype)
             differences = torch.zeros_like(squares)
             if extra is not None:  # E log prior = E log of the normal reference, closed, + the mean of what differs
                 end = alpha * x[:, None] + sigma * extra

@@ -71,7 +71,10 @@ def chain(
         raise InputError(f"chain: paths must be at least 2, got {paths}")
     times = time_nodes(model.schedule, "trapezoid", steps).times
     with torch.inference_mode():
-        parts = [_log_weights(model, p, times, paths, generator, clean) for p in x.split(max(1, ROWS // paths))]
+        parts = [
+            _log_weights(part, points, times, paths, generator, clean)
+            for part, points in model.split(x, max(1, ROWS // paths))
+        ]
     log_weights = torch.cat(parts).clone()
     value = log_weights.logsumexp(1) - math.log(paths)
     share = (log_weights - value[:, None]).exp()

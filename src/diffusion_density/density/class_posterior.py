@@ -2,20 +2,24 @@ r"""The diffusion classifier: the posterior of a class from one model a class, b
 
 .. math:: p(c \mid x) = \mathrm{softmax}_c\big(\log p(c) + \widehat{\log p}(x \mid c)\big),
 
-each log density by the formula, whose terms without the model are common to all classes. So is the noise, if wanted:
-with the same draws for each class, the error that they share cancels in the differences, which decide.
+each log density by one estimator, the density formula if no other is wanted. What has no part in the model is common to
+all classes. So is the noise, if wanted: with the same draws for each class, the error that they share cancels in the
+differences, which decide.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffusion_density.batching import ROWS
-from diffusion_density.density.formula import Rule, formula
+from diffusion_density.density.formula import formula
+from diffusion_density.density.result import LogDensity
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
+
+FORMULA = partial(formula, rule="quadrature", steps=32, throws=16)
 
 
 def class_log_posterior(
@@ -23,32 +27,26 @@ def class_log_posterior(
     x: Float[Tensor, "b *event"],
     log_prior: Float[Tensor, " c"],
     *,
-    steps: int = 32,
-    rule: Rule = "quadrature",
-    throws: int = 16,
+    estimator: Callable[..., LogDensity] = FORMULA,
     seed: int,
     common: bool = True,
-    chunk: int = ROWS,
 ) -> Float[Tensor, "b c"]:
-    """(B, C) log p(c | x) in nats of C classes by the density formula.
+    """(B, C) log p(c | x) in nats of C classes.
 
     Args:
         models: one a class.
         x: (B, *) points.
         log_prior: (C,) log p(c), up to a constant.
-        steps: as in :func:`formula`.
-        rule: as in :func:`formula`.
-        throws: draws of the noise at each time for each point and class.
+        estimator: of log p(x | c), called as ``estimator(model, x, generator=generator)``; the density formula on 32
+            quadrature nodes with 16 throws each by default.
         seed: of the noise.
         common: whether all classes see the same noise, or each its own.
-        chunk: the most rows of one network call.
 
     Returns:
         The log posterior in double precision; NaN for points where a class's score was not finite.
 
     Raises:
-        InputError: unless there is a prior for each of at least one class; for points and settings as in
-            :func:`formula`.
+        InputError: unless there is a prior for each of at least one class; and what the estimator raises.
     """
     if not models or len(models) != len(log_prior):
         raise InputError(f"class posterior: one log prior a model expected, got {len(log_prior)} for {len(models)}")
@@ -57,6 +55,5 @@ def class_log_posterior(
     for model in models:
         if common:
             generator.manual_seed(seed)
-        found = formula(model, x, steps=steps, rule=rule, throws=throws, generator=generator, chunk=chunk)
-        log_probs.append(found.value)
+        log_probs.append(estimator(model, x, generator=generator).value)
     return (log_prior.to(log_probs[0]) + torch.stack(log_probs, dim=1)).log_softmax(1)

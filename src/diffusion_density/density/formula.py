@@ -92,8 +92,8 @@ def formula(
     times = len(nodes.times)
     values, variances = [], []
     with torch.inference_mode():
-        for points in x.split(max(1, chunk // (times * throws))):
-            errors, gains = _pairs(model, points, nodes, throws // 2, generator, chunk)
+        for part, points in model.split(x, max(1, chunk // (times * throws))):
+            errors, gains = _pairs(part, points, nodes, throws // 2, generator, chunk)
             spread = nodes.weights.to(x.device).square() * errors.var(2) / errors.shape[2]
             values.append(assembled(model, points, nodes, errors.mean(2)))
             variances.append(spread.sum(1))

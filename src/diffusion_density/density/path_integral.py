@@ -85,7 +85,7 @@ def path_integral(
     method_of = _plain if method == "plain" else reduced
 
     def estimate(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        return method_of(model, x[index], count, generator, cutoff, chunk)
+        return method_of(model.of(index, len(x)), x[index], count, generator, cutoff, chunk)
 
     with torch.inference_mode():
         integral, stderr, spent = rounds(estimate, len(x), throws, target or math.inf, most, x.device)
@@ -111,10 +111,10 @@ def _plain(
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """The mean of independent throws and its standard error."""
     means, variances = [], []
-    for points in x.split(max(1, chunk // throws)):
+    for part, points in model.split(x, max(1, chunk // throws)):
         total = square = torch.zeros(len(points), dtype=torch.float64, device=x.device)
         for count in _chunks(throws, max(1, chunk // len(points))):
-            terms = _throw(model, points, count, generator, cutoff).double()
+            terms = _throw(part, points, count, generator, cutoff).double()
             total, square = total + terms.sum(1), square + terms.square().sum(1)
         means.append(total / throws)
         variances.append((square / throws - means[-1].square()).clamp_min(0) / (throws - 1))

@@ -70,8 +70,8 @@ def reduced(
     """
     if throws < MULTIPLE or throws % MULTIPLE:
         raise InputError(f"path_integral: the reduced method takes throws in multiples of {MULTIPLE}, got {throws}")
-    found = [_means(model, points, throws, generator, cutoff, chunk) for points in x.split(max(1, chunk // throws))]
-    means = torch.cat(found)
+    parts = model.split(x, max(1, chunk // throws))
+    means = torch.cat([_means(part, points, throws, generator, cutoff, chunk) for part, points in parts])
     return _reference(model.schedule, x) + means.mean(1), means.std(1) / NETS**0.5
 
 

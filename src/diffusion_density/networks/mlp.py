@@ -7,7 +7,7 @@ The activation is smooth, so that the divergence of the field is too and ODE sol
 only the first layer, where its part is computed once if all rows share one time. In a *stack* every parameter has a
 first dimension of M members and every product is a batched one: dozens of small networks cost little more than one.
 
-A network of p(x | c) reads rows (x, c) of D + C numbers and gives the D of x; ``given`` binds c.
+A network of p(x | c) is called as ``network(x, s, c)`` and takes c, of C numbers, as further features.
 """
 
 import copy
@@ -34,7 +34,7 @@ class MLP(nn.Module):
         time_frequencies: Fourier features of the time.
         frequency_scale: standard deviation of all frequencies, in cycles per unit.
         skip: subtract the point from the output: score matching with this skip is entropy matching.
-        context: C, the numbers that the density is conditional on; they follow the point in every row.
+        context: C, the numbers that the density is conditional on.
         generator: draws weights and frequencies.
     """
 
@@ -87,18 +87,6 @@ class MLP(nn.Module):
             value.data = state[name]
         return changed
 
-    def given(self, context: Float[Tensor, "b c"]) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network of p(x | context), called as ``network(x, s)`` with R·B rows: R for each of B contexts, in order.
-
-        An estimator keeps this order if it takes all its points at once, or if there is one context.
-        """
-
-        def network(x: Tensor, s: Tensor) -> Tensor:
-            rows = context.repeat_interleave(len(x) // len(context), dim=0)
-            return self(torch.cat([x, rows], dim=1), s)
-
-        return network
-
     def side_by_side(self) -> Callable[[Tensor, Tensor], Tensor]:
         """A stack as one network: equal shares of a batch's rows, in order, go to each member."""
 
@@ -108,17 +96,18 @@ class MLP(nn.Module):
 
         return network
 
-    def forward(self, x: Float[Tensor, "*m r e"], s: Float[Tensor, "*m n"]) -> Float[Tensor, "*m r d"]:
+    def forward(
+        self, x: Float[Tensor, "*m r d"], s: Float[Tensor, "*m n"], context: Float[Tensor, "*m r c"] | None = None
+    ) -> Float[Tensor, "*m r d"]:
         time = (distinct_time(s) if s.ndim == 1 else s)[..., None]
-        point, context = x[..., : self.dimension], x[..., self.dimension :]
-        features = self.embed_point(point)
-        if context.shape[-1]:
+        features = self.embed_point(x)
+        if context is not None:
             features = torch.cat([features, context], dim=-1)
         first, *rest = self.layers
         h = first(features, self.from_time(self.embed_time(time)))
         for layer in rest:
             h = layer(silu(h))
-        return h - self.skip[..., None, None] * point
+        return h - self.skip[..., None, None] * x
 
 
 class _Affine(nn.Module):

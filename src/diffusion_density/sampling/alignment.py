@@ -46,7 +46,7 @@ def score_alignment(model: Model, x: Float[Tensor, "b *event"], *, steps: int = 
     if steps < 1:
         raise InputError(f"score_alignment: steps must be at least 1, got {steps}")
     with torch.inference_mode(False), torch.no_grad():
-        return torch.cat([_alignment(model, part, steps) for part in x.clone().split(ROWS)])
+        return torch.cat([_alignment(part, latents, steps) for part, latents in model.split(x.clone(), ROWS)])
 
 
 def _alignment(model: Model, x: Tensor, steps: int) -> Float[Tensor, " b"]:

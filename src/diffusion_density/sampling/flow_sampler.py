@@ -106,7 +106,7 @@ def sample_flow(
     if dtype != torch.float64 and min(rtol, atol) < 1e-6:
         raise InputError("sample_flow: tolerances below 1e-6 need double precision")
     z = prior_sample(model, n, event, generator=generator, dtype=dtype)
-    solved = [_solve(model, part, rtol, atol, max_steps) for part in z.split(chunk or n)]
+    solved = [_solve(part, start, rtol, atol, max_steps) for part, start in model.split(z, chunk or n)]
     return FlowSamples(
         x=torch.cat([part.x for part in solved]),
         network_evaluations=torch.cat([part.network_evaluations for part in solved]),

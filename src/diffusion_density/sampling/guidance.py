@@ -246,7 +246,7 @@ class _Slope:
 def _guide(model: Model, x: Float[Tensor, "n *event"], excess: Excess, settings: _Settings) -> Guided:
     """Guided paths from latents; ``excess`` is b + div v, of x, λ and div v."""
     with torch.inference_mode(False), torch.no_grad():
-        parts = [_paths(model, part, excess, settings) for part in x.split(ROWS)]
+        parts = [_paths(part, latents, excess, settings) for part, latents in model.split(x, ROWS)]
     return Guided(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 

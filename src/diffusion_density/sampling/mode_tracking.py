@@ -25,6 +25,7 @@ of fourth order, equal in log-SNR.
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -82,7 +83,8 @@ def track_mode(model: Model, x: Float[Tensor, "b *event"], s: float, *, steps: i
     """
     _check(model, x, s, steps)
     with torch.inference_mode(False), torch.no_grad():
-        return torch.cat([_track(model, part, s, steps) for part in x.clone().split(max(1, ROWS // x[0].numel()))])
+        parts = model.split(x.clone(), max(1, ROWS // x[0].numel()))
+        return torch.cat([_track(part, points, s, steps) for part, points in parts])
 
 
 def _track(model: Model, x: Tensor, s: float, steps: int) -> Tensor:
@@ -135,12 +137,13 @@ def ascend(model: Model, x: Float[Tensor, "b *event"], s: float, *, steps: int =
     _check(model, x, s, steps)
     nodes = log_snr_nodes(model.schedule, s, steps, x.device)
 
-    def field(y: Tensor, log_snr: Tensor) -> Tensor:
+    def field(part: Model, y: Tensor, log_snr: Tensor) -> Tensor:
         time, factor, variance = rates(model.schedule, log_snr)
-        return factor * y + variance * model.score(y, time)
+        return factor * y + variance * part.score(y, time)
 
     with torch.inference_mode():
-        return torch.cat([runge_kutta(field, part, nodes) for part in x.split(ROWS)]).clone()
+        ends = [runge_kutta(partial(field, part), points, nodes) for part, points in model.split(x, ROWS)]
+        return torch.cat(ends).clone()
 
 
 def high_density(

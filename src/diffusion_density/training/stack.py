@@ -191,7 +191,7 @@ class _Objective:
             scale[part] = weight(weighting, self.schedule, s[part]) / times.density(s[part])
         clean, context = x[..., : networks.dimension], x[..., networks.dimension :]
         y = self.schedule.alpha(s)[..., None] * clean + self.schedule.sigma(s)[..., None] * noise
-        output = networks(torch.cat([y, context], dim=-1), s)
+        output = networks(y, s, context if context.shape[-1] else None)
         losses = []
         for prediction, _, part in self.groups:
             out, eps, point, time = (value[part].flatten(0, 1) for value in (output, noise, y, s))

@@ -1,1 +1,1 @@
-"""The study of our own: every estimator beside the others, on targets whose log density is known."""
+"""The study `comparison`: which estimator to use, for what, at what cost."""

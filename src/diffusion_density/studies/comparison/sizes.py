@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from diffusion_density.studies.fields import Count, Counts, Several, Strict, Tolerance
+from diffusion_density.studies.density_formula.sizes import Training
+from diffusion_density.studies.fields import Count, Counts, Seeds, Several, Strict, Tolerance
 
 Throws = Annotated[int, Field(gt=0, multiple_of=16)]
 SeveralThrows = Annotated[tuple[Throws, ...], Field(min_length=1)]
@@ -66,6 +67,33 @@ class Pictures(Strict):
     repeats: Several
 
 
+class Conditional(Strict):
+    """Networks of p(x | c), trained on ``samples`` pairs, and how they are measured.
+
+    ``pairs`` test pairs are scored, with ``throws`` by the path integral and ``tolerance`` by the flow. ``calibrated``
+    pairs are ranked among ``draws`` samples each. ``classified`` points get the posterior of ``classes`` contexts, with
+    each of the ``class_throws``, over ``repeats`` of the noise.
+    """
+
+    samples: Count
+    training: Training
+    pairs: Throws
+    throws: Throws
+    tolerance: Tolerance
+    calibrated: Several
+    draws: Count
+    classified: Several
+    classes: Several
+    class_throws: SeveralThrows
+    repeats: Count
+
+
+class ConditionalRun(Conditional):
+    """The job, with its seeds."""
+
+    seeds: Seeds
+
+
 EXPERIMENTS: dict[str, type[Strict]] = {"estimators": Estimators, "variance": Variance}
 """Jobs that start from nothing, with their sizes."""
 
@@ -77,3 +105,4 @@ class ComparisonSizes(Strict):
     variance: Variance
     trained: Trained
     images: Pictures
+    conditional: Conditional

@@ -18,6 +18,7 @@ averages ‖ε − ε̂‖², and ``controlled`` is the formula's own estimator,
 by themselves most of the noise that the classes share.
 """
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from torch import Tensor
 from diffusion_density import artifacts, discrete_schedules
 from diffusion_density.batching import ROWS, normals
 from diffusion_density.broadcasting import per_row
-from diffusion_density.density.class_posterior import class_log_posterior
+from diffusion_density.density.class_posterior import FORMULA, class_log_posterior
 from diffusion_density.density.formula import squared_errors, time_nodes
 from diffusion_density.model import DiffusionModel
 from diffusion_density.schedules import Discrete, LogLinear, Schedule
@@ -135,7 +136,7 @@ def _sweep(sizes: Classifier, x: Tensor, labels: Tensor, log_prior: Tensor, baye
         common = noise == "common"
         estimates = {
             "controlled": class_log_posterior(
-                models, x, log_prior, steps=NODES, throws=throws, seed=repeat, common=common
+                models, x, log_prior, estimator=partial(FORMULA, throws=throws), seed=repeat, common=common
             ),
             "plain": _plain(models, x, log_prior, throws, repeat, common),
         }

@@ -5,6 +5,7 @@ heuristic takes minus the mean of ‖ε − ε̂‖² over times uniform in s fo
 evaluations. One row is one network, choice of weights and kind of noise, with standard errors over test images.
 """
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_density import artifacts
-from diffusion_density.density.class_posterior import class_log_posterior
+from diffusion_density.density.class_posterior import FORMULA, class_log_posterior
 from diffusion_density.model import DiffusionModel
 from diffusion_density.studies.density_formula.classifier import scores
 from diffusion_density.studies.density_formula.digits_networks import CLASSES, class_context, load, test_points
@@ -34,7 +35,8 @@ def measure(run: Run, sizes: DigitsEvaluation, models: Path, out: Path) -> None:
     rows = []
     with tqdm(total=4 * len(run.seeds), desc="classes", unit="posterior") as bar:
         for index, seed in enumerate(run.seeds):
-            classes = [DiffusionModel(networks[index].given(c), SCHEDULE, PREDICTION) for c in contexts]
+            model = DiffusionModel(networks[index], SCHEDULE, PREDICTION)
+            classes = [model.given(c) for c in contexts]
             for weights, posterior in (("elbo", _elbo), ("uniform", _uniform)):
                 for noise in ("common", "independent"):
                     found = posterior(classes, digits.x, sizes, noise == "common")
@@ -45,8 +47,8 @@ def measure(run: Run, sizes: DigitsEvaluation, models: Path, out: Path) -> None:
 
 
 def _elbo(classes: list[DiffusionModel], x: Tensor, sizes: DigitsEvaluation, common: bool) -> Tensor:
-    prior = torch.zeros(len(classes))
-    return class_log_posterior(classes, x, prior, steps=sizes.nodes, throws=sizes.class_throws, seed=0, common=common)
+    estimator = partial(FORMULA, steps=sizes.nodes, throws=sizes.class_throws)
+    return class_log_posterior(classes, x, torch.zeros(len(classes)), estimator=estimator, seed=0, common=common)
 
 
 def _uniform(classes: list[DiffusionModel], x: Tensor, sizes: DigitsEvaluation, common: bool) -> Tensor:

@@ -12,7 +12,6 @@ For one noise prediction, at each image x and in nats:
 The same images with the same dequantization noise serve all of them.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -30,9 +29,6 @@ from diffusion_density.networks.mlp import MLP
 from diffusion_density.studies.density_formula import digits_networks as digits
 from diffusion_density.studies.density_formula.networks import PREDICTION, SCHEDULE, WEIGHTINGS
 from diffusion_density.studies.density_formula.sizes import DigitsEvaluation, Run
-
-Given = Callable[[Tensor], Callable[[Tensor, Tensor], Tensor]]
-"""What binds a context, as ``given`` of `networks.mlp.MLP`."""
 
 _STREAM = 15_485_863
 
@@ -55,7 +51,8 @@ def measure(run: Run, sizes: DigitsEvaluation, models: Path, out: Path) -> None:
                 parts.append(_rows(name, weighting, seed, result))
             bar.update()
         for index, seed in enumerate(run.seeds):
-            parts.append(_rows("rows", "likelihood", seed, by_rows(networks["rows"][index].given, x, sizes)))
+            model = DiffusionModel(networks["rows"][index], SCHEDULE, PREDICTION)
+            parts.append(_rows("rows", "likelihood", seed, by_rows(model, x, sizes)))
             bar.update()
     artifacts.write_csv(out, pd.concat(parts))
 
@@ -80,27 +77,17 @@ def _flows(networks: MLP, x: Tensor, sizes: DigitsEvaluation) -> list[LogDensity
     ]
 
 
-def by_rows(given: Given, x: Tensor, sizes: DigitsEvaluation) -> LogDensity:
+def by_rows(model: DiffusionModel, x: Tensor, sizes: DigitsEvaluation) -> LogDensity:
     """The formula of every row given those above it, summed over the rows of an image."""
     generator = torch.Generator().manual_seed(_STREAM)
-    each = sizes.nodes * sizes.throws
-    values, variances = [], []
-    for part in x.split(max(1, 16_384 // (each * digits.ROWS))):
-        row, above = digits.row_points(part)
-        model = DiffusionModel(given(above), SCHEDULE, PREDICTION)
-        result = formula(
-            model,
-            row,
-            rule="quadrature",
-            steps=sizes.nodes,
-            throws=sizes.throws,
-            generator=generator,
-            chunk=each * len(row),
-        )
-        assert result.stderr is not None
-        values.append(result.value.reshape(-1, digits.ROWS).sum(1))
-        variances.append(result.stderr.square().reshape(-1, digits.ROWS).sum(1))
-    return LogDensity(torch.cat(values), torch.cat(variances).sqrt(), "lower", "sde", each * digits.ROWS)
+    row, above = digits.row_points(x)
+    result = formula(
+        model.given(above), row, rule="quadrature", steps=sizes.nodes, throws=sizes.throws, generator=generator
+    )
+    assert result.stderr is not None
+    value = result.value.reshape(-1, digits.ROWS).sum(1)
+    stderr = result.stderr.square().reshape(-1, digits.ROWS).sum(1).sqrt()
+    return LogDensity(value, stderr, "lower", "sde", result.network_evaluations * digits.ROWS)
 
 
 def _rows(estimator: str, weighting: str, seed: int, result: LogDensity) -> pd.DataFrame:

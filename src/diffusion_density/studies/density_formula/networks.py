@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.predictions import Prediction
-from diffusion_density.schedules import VariancePreserving
+from diffusion_density.schedules import Schedule, VariancePreserving
 from diffusion_density.studies.density_formula.sizes import Training
 from diffusion_density.training.objectives import Weighting
 from diffusion_density.training.stack import Member, train_stack
@@ -28,7 +28,7 @@ def build(training: Training, dimension: int, seed: int, context: int = 0) -> ML
     return MLP(dimension, **training.network.model_dump(), context=context, generator=generator)
 
 
-def trained(members: Sequence[Member], training: Training, label: str) -> MLP:
+def trained(members: Sequence[Member], training: Training, label: str, schedule: Schedule = SCHEDULE) -> MLP:
     """The stack of averaged networks after the last step, with a progress bar.
 
     Raises:
@@ -37,7 +37,7 @@ def trained(members: Sequence[Member], training: Training, label: str) -> MLP:
     """
     steps = train_stack(
         members,
-        SCHEDULE,
+        schedule,
         throws=training.throws,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,

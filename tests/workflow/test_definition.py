@@ -8,22 +8,29 @@ from pathlib import Path
 import pytest
 
 from diffusion_density import config
+from diffusion_density.figures.comparison import FIGURES as COMPARISON_FIGURES
 from diffusion_density.figures.density_estimators import FIGURES
 from diffusion_density.figures.density_formula import FIGURES as FORMULA_FIGURES
 from diffusion_density.figures.high_density import FIGURES as HIGH_FIGURES
 from diffusion_density.figures.max_likelihood import FIGURES as IMAGE_FIGURES
+from diffusion_density.studies.comparison.sizes import EXPERIMENTS as COMPARISON_EXPERIMENTS
 from diffusion_density.studies.density_formula.sizes import EXPERIMENTS
 from diffusion_density.studies.high_density.sizes import EXPERIMENTS as HIGH_EXPERIMENTS
 from repository import ROOT, Repository, figure_tables
 
 STUDIES = {
+    "comparison": COMPARISON_FIGURES,
     "density_estimators": FIGURES,
     "density_formula": FORMULA_FIGURES,
     "high_density": HIGH_FIGURES,
     "max_likelihood": IMAGE_FIGURES,
 }
 
-TABLES = {"max_likelihood": {"datasets", "findings"}, "high_density": {"image_findings"}}  # in the report
+TABLES = {
+    "max_likelihood": {"datasets", "findings"},
+    "high_density": {"image_findings"},
+    "comparison": {"decision"},
+}  # in the report
 
 
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
@@ -33,9 +40,8 @@ def test_every_scale_resolves(repository: Repository, scale: str) -> None:
     expected = {f"{rule} {run}" for rule in ("train", "evaluate") for run in runs}
     expected |= {f"table {table}" for table in ("throws", "objectives", "samples", "dimensions")}
     expected |= {"dataset", "timing", "agreement", "all", *(f"figure_{figure}" for figure in FIGURES)}
-    assert {
-        job for job in planned if not job.startswith(("density_formula", "high_density", "max_likelihood"))
-    } == expected
+    others = ("comparison", "density_formula", "high_density", "max_likelihood")
+    assert {job for job in planned if not job.startswith(others)} == expected
 
 
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
@@ -48,6 +54,16 @@ def test_every_scale_resolves_for_papers_b_and_c(repository: Repository, scale: 
     run = config.read_scale(scale, ROOT / "workflow" / "scales").max_likelihood.reference
     expected = {f"high_density_{job}" for job in jobs} | {"high_density", f"high_density_images {run}"}
     assert planned == expected | {"max_likelihood_dataset", f"max_likelihood_train {run}"}
+
+
+@pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
+def test_every_scale_resolves_for_the_comparison(repository: Repository, scale: str) -> None:
+    planned = repository.planned("comparison", "--config", f"scale={scale}", "datasets=[]")
+    jobs = {*COMPARISON_EXPERIMENTS, *(f"figure_{figure}" for figure in COMPARISON_FIGURES), "trained", "findings"}
+    sizes = config.read_scale(scale, ROOT / "workflow" / "scales")
+    run, throws = sizes.max_likelihood.reference, f"throws-{sizes.density_estimators.throws_default}"
+    expected = {f"comparison_{job}" for job in {*jobs, "estimators_table", f"pictures {run}"}} | {"comparison"}
+    assert planned == expected | {"dataset", f"train {throws}", "max_likelihood_dataset", f"max_likelihood_train {run}"}
 
 
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])

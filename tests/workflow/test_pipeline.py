@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from diffusion_density.errors import InputError
-from diffusion_density.figures import density_formula, high_density, max_likelihood
+from diffusion_density.figures import comparison, density_formula, high_density, max_likelihood
 from diffusion_density.figures.density_estimators import FIGURES
 from repository import Repository, copy, figure_tables
 
@@ -23,6 +23,7 @@ SMOKE = ("--cores", "2", "--config", "scale=smoke")
 STUDY = "results/smoke/density_estimators"
 IMAGES = "results/smoke/max_likelihood"
 STUDIES = {
+    "comparison": comparison.FIGURES,
     "density_estimators": FIGURES,
     "density_formula": density_formula.FIGURES,
     "high_density": high_density.FIGURES,

@@ -30,7 +30,7 @@ for experiment, tables in COMPARISON_EXPERIMENTS.items():
             runtime=by_scale(5, 10, 600),
         params:
             experiment=experiment,
-            spec=getattr(COMPARISON, experiment).model_dump_json(),
+            spec=COMPARISON_JOBS[experiment].model_dump_json(),
             code=sources_hash(f"{COMPARISON_MODULE}.{experiment}"),
         shell:
             "python -m diffusion_density comparison experiment {params.experiment}"

@@ -4,7 +4,15 @@ COMPARISON_MODULE = "diffusion_density.studies.comparison"
 COMPARISON_EXPERIMENTS = {
     "estimators": ["estimators/mixtures"],
     "variance": ["variance/mixtures"],
+    "conditional": [
+        "conditional",
+        "conditional_log_probs",
+        "conditional_ranks",
+        "conditional_calibration",
+        "conditional_classes",
+    ],
 }
+COMPARISON_JOBS = COMPARISON.jobs(CONFIG.seeds)
 # Parts of the tables: mixtures, a network of paper A, and networks of paper D.
 COMPARISON_PARTS = ["mixtures", "trained", *HIGH_RUNS]
 # Each figure with the tables that it reads, as in diffusion_density.figures.comparison.
@@ -12,4 +20,7 @@ COMPARISON_FIGURES = {
     "accuracy": ["estimators"],
     "bias": ["decision"],
     "variance": ["findings"],
+    "conditional": ["conditional"],
+    "conditional_calibration": ["conditional_ranks"],
+    "conditional_classes": ["conditional_classes"],
 }

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusion_density.artifacts import read_csv
+from diffusion_density.figures import comparison_conditional
 from diffusion_density.figures.style import GREY, canvas
 from diffusion_density.tables import groups, records
 
@@ -133,4 +134,10 @@ def _target(of: str) -> str:
     return of.rsplit(" ", 1)[0]
 
 
-FIGURES: dict[str, Callable[[Path], Figure]] = {"accuracy": accuracy, "bias": bias, "variance": variance}
+FIGURES: dict[str, Callable[[Path], Figure]] = {
+    "accuracy": accuracy,
+    "bias": bias,
+    "variance": variance,
+    **comparison_conditional.FIGURES,
+}
+"""The study's figures by name, those of conditional densities included."""

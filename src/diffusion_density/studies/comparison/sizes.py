@@ -94,7 +94,7 @@ class ConditionalRun(Conditional):
     seeds: Seeds
 
 
-EXPERIMENTS: dict[str, type[Strict]] = {"estimators": Estimators, "variance": Variance}
+EXPERIMENTS: dict[str, type[Strict]] = {"estimators": Estimators, "variance": Variance, "conditional": ConditionalRun}
 """Jobs that start from nothing, with their sizes."""
 
 
@@ -106,3 +106,11 @@ class ComparisonSizes(Strict):
     trained: Trained
     images: Pictures
     conditional: Conditional
+
+    def jobs(self, seeds: tuple[int, ...]) -> dict[str, Strict]:
+        """The sizes of the jobs of :data:`EXPERIMENTS`."""
+        return {
+            "estimators": self.estimators,
+            "variance": self.variance,
+            "conditional": ConditionalRun(**dict(self.conditional), seeds=seeds),
+        }

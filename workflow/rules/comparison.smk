@@ -77,7 +77,7 @@ rule comparison_pictures:
     benchmark:
         "logs/{scale}/comparison/pictures/{run}.tsv"
     wildcard_constraints:
-        run="|".join(HIGH_RUNS),
+        run="|".join(COMPARISON_RUNS),
     threads: 1
     resources:
         gpu=1 if CONFIG.scale == "paper" else 0,

@@ -13,8 +13,10 @@ COMPARISON_EXPERIMENTS = {
     ],
 }
 COMPARISON_JOBS = COMPARISON.jobs(CONFIG.seeds)
+# Networks of paper D: those of digits, and on GPUs those of larger images too.
+COMPARISON_RUNS = HIGH_RUNS if CONFIG.scale == "paper" else [ML.reference]
 # Parts of the tables: mixtures, a network of paper A, and networks of paper D.
-COMPARISON_PARTS = ["mixtures", "trained", *HIGH_RUNS]
+COMPARISON_PARTS = ["mixtures", "trained", *COMPARISON_RUNS]
 # Each figure with the tables that it reads, as in diffusion_density.figures.comparison.
 COMPARISON_FIGURES = {
     "accuracy": ["estimators"],

@@ -41,12 +41,21 @@ Reference = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Candidate:
-    """An estimator at one cost; ``samples`` says that it takes its own points, as many as it is given."""
+    """An estimator at one cost.
+
+    Attributes:
+        name: one of the table's.
+        setting: tolerance, probes, throws, draws or steps.
+        run: from model, points and generator to points and their estimates.
+        samples: whether it takes points of its own, as many as it is given.
+        clean: whether its points are at no noise at all, and get that of s_start from it.
+    """
 
     name: str
     setting: float
     run: Estimate
     samples: bool = False
+    clean: bool = False
 
 
 def candidates(budgets: Budgets, images: bool, chunk: int) -> Iterator[Candidate]:
@@ -63,11 +72,12 @@ def candidates(budgets: Budgets, images: bool, chunk: int) -> Iterator[Candidate
         yield Candidate("reduced", throws, _at_points(path_integral, **reduced))
     for noises in budgets.noises:
         quadrature = {"rule": "quadrature", "steps": NODES, "throws": noises, "chunk": chunk}
-        yield Candidate("formula", noises, _at_points(formula, **quadrature))
+        yield Candidate("formula", noises, _at_points(formula, **quadrature), clean=True)
     for steps in budgets.steps:
         for name, rule in (("ddpm_sum", "sum"), ("trapezoid", "trapezoid")):
-            yield Candidate(name, steps, _at_points(formula, rule=rule, steps=steps, throws=THROWS, chunk=chunk))
-        yield Candidate("chain", steps, _at_points(chain, steps=steps, paths=PATHS))
+            sum_over = {"rule": rule, "steps": steps, "throws": THROWS, "chunk": chunk}
+            yield Candidate(name, steps, _at_points(formula, **sum_over), clean=True)
+        yield Candidate("chain", steps, _at_points(chain, steps=steps, paths=PATHS), clean=True)
         yield Candidate("tracking", steps, _sampled(track, steps=steps), samples=True)
         yield Candidate("reverse_chain", steps, _sampled(reverse_chain, steps=steps), samples=True)
 
@@ -80,6 +90,7 @@ def score(
     budgets: Budgets,
     labels: dict[str, object],
     chunk: int = ROWS,
+    clean: Tensor | None = None,
 ) -> pd.DataFrame:
     """One row a point and setting: value, standard error, what it should be, and what it cost.
 
@@ -91,6 +102,7 @@ def score(
         budgets: the settings.
         labels: columns that name the target.
         chunk: the most rows of one network call, where an estimator splits them.
+        clean: (B, *) the points without the noise of s_start, if it matters.
     """
     tables = []
     plain = DiffusionModel(model.score, model.schedule, "score")
@@ -98,7 +110,8 @@ def score(
     for candidate in tqdm(settings, desc=" ".join(map(str, labels.values())), unit="setting"):
         generator = torch.Generator(x.device).manual_seed(SEED)
         began = time.perf_counter()
-        points, result = candidate.run(plain if candidate.samples else model, x, generator)
+        given = clean if candidate.clean and clean is not None else x
+        points, result = candidate.run(plain if candidate.samples else model, given, generator)
         seconds = time.perf_counter() - began
         columns = {
             "estimator": candidate.name,

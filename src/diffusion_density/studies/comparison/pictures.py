@@ -1,8 +1,9 @@
 """Estimators and variances on a trained image network of paper D: nats of the dequantized images.
 
 All estimators see the same points z, one truncated-normal draw for each test image, so that differences between them
-are differences of estimators. The reference is the network's flow in double precision, with a trace by several probes:
-an exact one takes as many as there are dimensions. Their error is part of every difference.
+are differences of estimators; those that add the noise of s_start themselves see the images. The reference is the
+network's flow in double precision, with a trace by several probes: an exact one takes as many as there are dimensions.
+Their error is part of every difference.
 """
 
 import copy
@@ -15,7 +16,7 @@ from torch import Tensor
 from diffusion_density import artifacts
 from diffusion_density.data.images import ImageSet
 from diffusion_density.density.bound import ROWS
-from diffusion_density.density.dequantization import dequantization
+from diffusion_density.density.dequantization import dequantization, to_unit
 from diffusion_density.density.flow import flow
 from diffusion_density.model import DiffusionModel
 from diffusion_density.studies.comparison.estimators import SEED, score
@@ -44,7 +45,8 @@ def measure(
     labels: dict[str, object] = {"target": images.name, "dimension": z[0].numel()}
     x = z[: sizes.images]
     limit = partial(reference, model, probes=sizes.probes)
-    table = score(model, x, limit(x), limit, sizes.budgets, labels, ROWS)
+    clean = to_unit(pictures[: sizes.images], images.levels, torch.float32)
+    table = score(model, x, limit(x), limit, sizes.budgets, labels, ROWS, clean)
     artifacts.write_csv(estimators, table)
     x = z[: sizes.varied]
     tended = long_run(model, x, LONG * sizes.throws, ROWS)

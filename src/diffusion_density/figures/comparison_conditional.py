@@ -67,9 +67,10 @@ def conditional_calibration(tables: Path) -> Figure:
         for (coordinate, _seed), rows in groups(part, "coordinate", "seed"):
             below = (rows["rank"].to_numpy()[:, None] <= levels).mean(0)
             axis.plot(uniform, below - uniform, drawstyle="steps-mid", lw=0.9, color=colours[coordinate])
-        axis.axhspan(-KOLMOGOROV / pairs**0.5, KOLMOGOROV / pairs**0.5, color="0.92", zorder=0)
+        band = KOLMOGOROV / pairs**0.5
+        axis.axhspan(-band, band, color="0.92", zorder=0)
         axis.axhline(0, color=GREY, lw=0.8)
-        axis.set(title=title, xlabel="rank / number of samples")
+        axis.set(title=title, xlabel="rank / number of samples", ylim=(-1.4 * band, 1.4 * band))
         names = {f"$x_{coordinate + 1}$": colour for coordinate, colour in colours.items()}
         axis.legend(handles=[Line2D([], [], color=c, label=n) for n, c in names.items()], ncols=3, loc="upper right")
     axes[0].set_ylabel("ECDF of ranks − uniform")
@@ -92,6 +93,7 @@ def conditional_classes(tables: Path) -> Figure:
         _level(axis, part[part.method == "flow"])
         axis.set(xscale="log", yscale="log", xlabel="throws a context", title=PROBLEMS[problem])
         plain_log_ticks(axis, "x", sorted(set(part.throws[part.throws > 0])))
+        plain_log_ticks(axis, "y", (0.01, 0.02, 0.05, 0.1, 0.2))
     axes[0].set_ylabel("mean |posterior − exact|")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure

@@ -3,7 +3,8 @@ r"""Conditional job, an open question of paper A: p(x | c) by the path integral 
 A network e(y, c, s) sees the noisy x and the clean c; all estimators stay what they are. For each of three laws of
 pairs (see `conditional_laws`) the networks of all seeds are trained as one stack. Every seed has training pairs, test
 pairs and noise of its own. The schedule is linear in log-SNR, where a network resolves the small noise that thin moons
-need, and the likelihood's weight is constant. At its data end σ = e⁻⁷, a tenth of the moons' width. Tables:
+need, and the likelihood's weight is constant. At its data end σ = e⁻⁷, a tenth of the moons' width. The plain path
+integral's times are uniform in s, so in log-SNR here, which serves it well. Tables:
 
 * *divergences* (one row a problem, estimator and seed): the mean over test pairs of log p(x | c) − estimate, in nats:
   the KL divergence of the network's conditional from the exact one in the mean over c (for a lower bound: at least

@@ -19,7 +19,6 @@ ESTIMATORS = {
     "plain": ("path integral, plain", "#D55E00", "s"),
     "reduced": ("path integral, reduced", COLOURS["path_integral"], "o"),
 }
-STUDENT = 2.13  # t of 15 degrees of freedom: of 16 groups of pairs
 KOLMOGOROV = 1.36  # the band that holds 95% of empirical distribution functions has the half width 1.36/√N
 
 
@@ -34,7 +33,7 @@ def conditional(tables: Path) -> Figure:
             axis.errorbar(
                 place + np.linspace(-0.2, 0.2, len(mine)),
                 mine.kl_nats,
-                yerr=STUDENT * mine.kl_stderr_nats,
+                yerr=1.96 * mine.kl_stderr_nats,
                 fmt=marker,
                 color=colour,
                 capsize=1.5,

@@ -8,9 +8,7 @@ integral's times are uniform in s, so in log-SNR here, which serves it well. Tab
 
 * *divergences* (one row a problem, estimator and seed): the mean over test pairs of log p(x | c) − estimate, in nats:
   the KL divergence of the network's conditional from the exact one in the mean over c (for a lower bound: at least
-  that), with its standard error; network evaluations and seconds a point. The path integral takes the pairs in 16
-  groups, as the reduced method's errors are common to a group; standard errors are those of 16 means, of 15 degrees of
-  freedom.
+  that), with its standard error over the pairs; network evaluations and seconds a point.
 * *log_probs* (one row a test pair of these): the exact log density and the estimate.
 * *ranks* (one row a problem, seed, test pair and coordinate): simulation-based calibration (Talts et al. 2018), how
   many of L samples of the network's flow given c lie below the x that c came with. If the network's conditional is the
@@ -53,7 +51,6 @@ from diffusion_density.training.stack import Member
 Estimator = Callable[..., LogDensity]
 
 SCHEDULE = LogLinear(-14.0, 7.0)
-GROUPS = 16  # of test pairs, with noise of their own
 CLASSIFIED = ("linear_gaussian", "mixture")
 _STREAM = 32_452_843
 
@@ -107,28 +104,23 @@ def divergence(
     truth = pairs.log_prob(x, context)
     rows, points = [], []
     for name, estimator in estimators(sizes, sizes.throws).items():
-        size = sizes.pairs // (1 if name == "flow" else GROUPS)
         began = time.perf_counter()
-        found = [
-            estimator(model.given(c.float()), part.float(), generator=generator)
-            for c, part in zip(context.split(size), x.split(size), strict=True)
-        ]
+        found = estimator(model.given(context.float()), x.float(), generator=generator)
         seconds = time.perf_counter() - began
-        value = torch.cat([result.value for result in found]).double()
-        means = (truth - value).reshape(GROUPS, -1).mean(1)
+        difference = truth - found.value.double()
         rows.append(
             {
                 "estimator": name,
-                "of": found[0].of,
-                "kind": found[0].kind,
+                "of": found.of,
+                "kind": found.kind,
                 "pairs": sizes.pairs,
-                "kl_nats": means.mean().item(),
-                "kl_stderr_nats": means.std().item() / GROUPS**0.5,
-                "network_evaluations": found[0].network_evaluations,
+                "kl_nats": difference.mean().item(),
+                "kl_stderr_nats": difference.std().item() / sizes.pairs**0.5,
+                "network_evaluations": found.network_evaluations,
                 "seconds_per_point": seconds / sizes.pairs,
             }
         )
-        columns = {"log_prob_nats": truth, "estimate_nats": value}
+        columns = {"log_prob_nats": truth, "estimate_nats": found.value}
         each = {key: column.numpy() for key, column in columns.items()}
         points.append(pd.DataFrame({"estimator": name, "pair": range(sizes.pairs)} | each))
     return pd.DataFrame(rows), pd.concat(points)

@@ -77,7 +77,7 @@ class Conditional(Strict):
 
     samples: Count
     training: Training
-    pairs: Throws
+    pairs: Several
     throws: Throws
     tolerance: Tolerance
     calibrated: Several

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffusion_density.broadcasting import distinct_time, expand_time, flat, per_row
@@ -27,6 +27,17 @@ class Prior(Protocol):
 
     def log_prob(self, x: Tensor) -> Float[Tensor, " b"]:
         """(B,) log density in nats at x of shape (B, *)."""
+
+
+@runtime_checkable
+class ByPlace(Protocol):
+    """A network that treats the rows of a batch by their place in it."""
+
+    def __call__(self, x: Tensor, s: Tensor) -> Tensor:
+        """(B, *) for x of shape (B, *) and s of shape (B,)."""
+
+    def at_rows(self, index: Int[Tensor, " n"], batch: int) -> "ByPlace":
+        """The network of the rows at these places of a batch of that many, in this order."""
 
 
 class GaussianPrior:
@@ -68,6 +79,11 @@ class Model(ABC):
     @abstractmethod
     def score(self, x: Tensor, s: Tensor | float) -> Tensor:
         """∇log p_s(x), shape (B, *) like x, at one time or at times of shape (B,)."""
+
+    def at_rows(self, index: Int[Tensor, " n"], batch: int) -> "Model":
+        """The model of the rows at these places of a batch of that many: another only if its answers depend on them."""
+        del index, batch
+        return self
 
     def _as(self, prediction: Prediction, x: Tensor, s: Tensor | float) -> Tensor:
         return from_score(prediction, self.score(x, s), self.schedule, x, expand_time(s, x))
@@ -119,6 +135,11 @@ class DiffusionModel(Model):
     def score(self, x: Tensor, s: Tensor | float) -> Tensor:
         time = expand_time(s, x)
         return to_score(self.prediction, self.network(x, time), self.schedule, x, time)
+
+    def at_rows(self, index: Int[Tensor, " n"], batch: int) -> "DiffusionModel":
+        if not isinstance(self.network, ByPlace):
+            return self
+        return DiffusionModel(self.network.at_rows(index, batch), self.schedule, self.prediction, self.prior)
 
     def _as(self, prediction: Prediction, x: Tensor, s: Tensor | float) -> Tensor:
         if prediction == self.prediction:

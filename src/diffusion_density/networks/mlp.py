@@ -11,11 +11,11 @@ A network of p(x | c) reads rows (x, c) of D + C numbers and gives the D of x; `
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -77,7 +77,7 @@ class MLP(nn.Module):
         """The networks of a stack, one by one."""
         return [self[index] for index in range(len(self.skip))]
 
-    def __getitem__(self, index: int | slice) -> "MLP":
+    def __getitem__(self, index: int | slice | Tensor) -> "MLP":
         """One network of a stack, or a smaller stack, with weights of its own."""
         return self._with({name: value[index].clone() for name, value in self.state_dict().items()})
 
@@ -87,26 +87,16 @@ class MLP(nn.Module):
             value.data = state[name]
         return changed
 
-    def given(self, context: Float[Tensor, "b c"]) -> Callable[[Tensor, Tensor], Tensor]:
+    def given(self, context: Float[Tensor, "b c"]) -> "Given":
         """The network of p(x | context), called as ``network(x, s)`` with R·B rows: R for each of B contexts, in order.
 
         An estimator keeps this order if it takes all its points at once, or if there is one context.
         """
+        return Given(self, context)
 
-        def network(x: Tensor, s: Tensor) -> Tensor:
-            rows = context.repeat_interleave(len(x) // len(context), dim=0)
-            return self(torch.cat([x, rows], dim=1), s)
-
-        return network
-
-    def side_by_side(self) -> Callable[[Tensor, Tensor], Tensor]:
+    def side_by_side(self) -> "SideBySide":
         """A stack as one network: equal shares of a batch's rows, in order, go to each member."""
-
-        def network(x: Tensor, s: Tensor) -> Tensor:
-            count = len(self.skip)
-            return self(x.reshape(count, -1, x.shape[1]), s.reshape(count, -1)).reshape(x.shape)
-
-        return network
+        return SideBySide(self)
 
     def forward(self, x: Float[Tensor, "*m r e"], s: Float[Tensor, "*m n"]) -> Float[Tensor, "*m r d"]:
         time = (distinct_time(s) if s.ndim == 1 else s)[..., None]
@@ -119,6 +109,61 @@ class MLP(nn.Module):
         for layer in rest:
             h = layer(silu(h))
         return h - self.skip[..., None, None] * point
+
+
+class Given:
+    """A network of p(x | c) with its contexts: see :meth:`MLP.given`."""
+
+    def __init__(self, network: MLP, context: Float[Tensor, "b c"]) -> None:
+        self.network = network
+        self.context = context
+
+    def __call__(self, x: Tensor, s: Tensor) -> Tensor:
+        rows = self.context.repeat_interleave(len(x) // len(self.context), dim=0)
+        return self.network(torch.cat([x, rows], dim=1), s)
+
+    def at_rows(self, index: Int[Tensor, " n"], batch: int) -> "Given":
+        """The network of some of ``batch`` rows, with their contexts."""
+        return Given(self.network, self.context[index // (batch // len(self.context))])
+
+
+class SideBySide:
+    """The members of a stack on the rows of one batch: see :meth:`MLP.side_by_side`.
+
+    Args:
+        stack: of M members.
+        members: (B,) the member of each row; None for equal shares in order.
+    """
+
+    def __init__(self, stack: MLP, members: Int[Tensor, " b"] | None = None) -> None:
+        self.stack = stack
+        self.members = members
+        if members is not None:
+            present, self.layer, counts = members.unique(return_inverse=True, return_counts=True)
+            self.stack = stack[present] if len(present) < len(stack.skip) else stack
+            order = self.layer.argsort(stable=True)
+            self.slot = torch.empty_like(order)
+            self.slot[order] = (
+                torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.layer[order]]
+            )
+            self.width = int(counts.max())
+
+    def __call__(self, x: Tensor, s: Tensor) -> Tensor:
+        count = len(self.stack.skip)
+        shared = len(distinct_time(s)) == 1
+        if self.members is None:
+            times = s[:1].expand(count, 1) if shared else s.reshape(count, -1)
+            return self.stack(x.reshape(count, -1, x.shape[1]), times).reshape(x.shape)
+        place = self.layer, self.slot
+        points, times = x.new_zeros(count, self.width, x.shape[1]), s.new_zeros(count, self.width)
+        points = points.index_put(place, x)
+        times = s[:1].expand(count, 1) if shared else times.index_put(place, s)
+        return self.stack(points, times)[place]
+
+    def at_rows(self, index: Int[Tensor, " n"], batch: int) -> "SideBySide":
+        """The network of some of ``batch`` rows; members without rows are left out."""
+        members = index // (batch // len(self.stack.skip)) if self.members is None else self.layer[index]
+        return SideBySide(self.stack, members)
 
 
 class _Affine(nn.Module):

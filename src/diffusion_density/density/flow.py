@@ -7,14 +7,14 @@ Along dx/ds = v(x, s), from the point at the data end to the prior at s_max,
 (paper A, section 3; Chen et al. 2018). The divergence costs D (or K) times the field but is a mere integral along the
 trajectory. It is asked for only at the times of a spectral quadrature, and only once the trajectory is good enough
 (:mod:`diffusion_density.density.trajectory`). All points share their times, which are thus embedded once; points whose
-error is not within their tolerance go on, together, to a grid of twice as many times. What a point gets depends on no
+error is not within their tolerance go on, together, to a grid of half as many times again. What a point gets depends on no
 other.
 
 Its error has two parts: the effect of the trajectory's defect, and that of the quadrature. The latter is told from the
-Chebyshev coefficients a_k of the divergence. N intervals take T_{2N} for 1: the rule is off by a_{2N} at least, and by a
-small share of a_{N+1}. With τ the largest of the last three coefficients and ρ their ratio to those at N/2, a_{2N} is
-τρ² if they fall geometrically and τρ if like a power: the estimate is τ max(ρ, 1/N), mostly far too careful, so that few
-points are let go on a grid that sees nothing of them. Rounding, which does not fall, is counted as what it is.
+Chebyshev coefficients a_k of the divergence. N intervals take T_{2N} for 1: the rule is off by a_{2N} at least, and by
+a small share of a_{N+1}. With τ the largest of the last three coefficients and ρ their ratio to those at N/2, a_{2N} is
+τρ² if they fall geometrically and τρ if like a power: the estimate is τ max(ρ, 1/N), mostly far too careful, so that
+few points are let go on a grid that sees nothing of them. Rounding, which does not fall, is counted as what it is.
 """
 
 import math
@@ -34,6 +34,7 @@ from diffusion_density.errors import InputError
 from diffusion_density.model import Model
 
 NUMBERS = 1 << 23  # held of the field of points solved at once, in double precision: 64 MiB, several times
+GROWTH = 1.5  # of a grid to the next
 SWEEPS = 4  # at most, on one grid
 GAIN = 10.0  # by which a sweep reduces the defect's effect, at least where the grid suits the trajectory
 FIRST, RESAMPLED, LATER = 3, 1, 2  # orders of the multistep method; a resampled field oscillates about the next
@@ -177,10 +178,11 @@ class _Solve:
                 if not bool(pending.any()):
                     break
             left = self.status[rows] == 2
-            if not bool(left.any()) or 2 * intervals > most:
+            finer = math.ceil(GROWTH * intervals)
+            if not bool(left.any()) or finer > most:
                 return
-            field = torch.einsum("mn,nbd->mbd", resample(intervals, 2 * intervals).to(field.device), field[:, left])
-            rows, defect, intervals, order = rows[left], defect[left], 2 * intervals, RESAMPLED
+            field = torch.einsum("mn,nbd->mbd", resample(intervals, finer).to(field.device), field[:, left])
+            rows, defect, intervals, order = rows[left], defect[left], finer, RESAMPLED
 
     def _sweep(self, rows: Tensor, field: Tensor, order: int, last: bool) -> Sweep:
         everything = len(rows) == len(self.x)

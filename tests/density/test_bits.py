@@ -91,7 +91,7 @@ def lumpy(levels: int) -> Tensor:
 
 @BOTH
 def test_a_normal_law_of_64_dimensions(path: str, record_property: Callable[[str, object], None]) -> None:
-    """The exact velocity: the solver is the only error. Far fewer evaluations than the 90 calls of section 4 will do."""
+    """The exact velocity: the solver is the only error. Far fewer evaluations than section 4's 90 calls will do."""
     exact, images = squares(8, 3, LogLinear(path=path))
     result = score(network_of(exact, "velocity"), images, divergence="exact")
     scheme = dequantization("truncated_normal", 256, *exact.schedule.at(0.0))

@@ -7,8 +7,8 @@ Along dx/ds = v(x, s), from the point at the data end to the prior at s_max,
 (paper A, section 3; Chen et al. 2018). The divergence costs D (or K) times the field but is a mere integral along the
 trajectory. It is asked for only at the times of a spectral quadrature, and only once the trajectory is good enough
 (:mod:`diffusion_density.density.trajectory`). All points share their times, which are thus embedded once; points whose
-error is not within their tolerance go on, together, to a grid of half as many times again. What a point gets depends on no
-other.
+error is not within their tolerance go on, together, to a grid of half as many times again. What a point gets depends on
+no other.
 
 Its error has two parts: the effect of the trajectory's defect, and that of the quadrature. The latter is told from the
 Chebyshev coefficients a_k of the divergence. N intervals take T_{2N} for 1: the rule is off by a_{2N} at least, and by

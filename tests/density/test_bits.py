@@ -101,7 +101,7 @@ def test_a_normal_law_of_64_dimensions(path: str, record_property: Callable[[str
     assert (result.value - truth).abs().max() < 5e-5
     assert truth.min() > 7
     record_property("network_evaluations", result.network_evaluations)
-    assert result.network_evaluations < 55 * 65
+    assert result.network_evaluations < 25 * 65
     assert (result.kind, result.of, result.stderr) == ("upper", "flow", None)
     assert result.failures() is None
 

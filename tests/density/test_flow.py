@@ -197,14 +197,14 @@ def sharp_mixture(dimension: int) -> GaussianMixture:
     ids=["1", "3", "10", "30", "sharp-1", "sharp-3"],
 )
 def test_tolerances_mean_what_they_say(mixture: GaussianMixture, n: int, tolerance: float) -> None:
-    """Nearly all errors are within the tolerance, and none is a large multiple of it."""
+    """Nearly all errors are within three times the tolerance, and none is a large multiple of it."""
     exact = mixture.diffused(PAPER_A)
     x = mixture.sample(n, generator=seeded(4))
     truth = exact.log_prob(x, PAPER_A.s_start)
     result = flow(exact, x, rtol=tolerance, atol=tolerance)
     assert result.failures() is None
     ratio = (result.value - truth).abs() / (tolerance * (1 + truth.abs()))
-    assert (ratio < 1).double().mean() > 0.9
+    assert (ratio < 3).double().mean() >= 0.98
     assert ratio.max() < 10
 
 

@@ -13,8 +13,9 @@ no other.
 Its error has two parts: the effect of the trajectory's defect, and that of the quadrature. The latter is told from the
 Chebyshev coefficients a_k of the divergence. N intervals take T_{2N} for 1: the rule is off by a_{2N} at least, and by
 a small share of a_{N+1}. With τ the largest of the last three coefficients and ρ their ratio to those at N/2, a_{2N} is
-τρ² if they fall geometrically and τρ if like a power: the estimate is τ max(ρ, 1/N), mostly far too careful, so that
-few points are let go on a grid that sees nothing of them. Rounding, which does not fall, is counted as what it is.
+τρ² if they fall geometrically and τρ if like a power: the estimate is τ max(ρ, 1/N)^1.5. On mixtures its ratio to the
+error is mostly far above 1, so that few points are let go on a grid that sees nothing of them. Rounding, which does not
+fall, is counted as what it is.
 """
 
 import math
@@ -59,7 +60,7 @@ def flow(
         model: the score and its schedule.
         x: (B, *) points; their dtype is the precision of the field.
         rtol: tolerance relative to log p; at least 1e-6 in single precision.
-        atol: absolute tolerance in nats, likewise; both add up.
+        atol: absolute tolerance in nats, likewise. Errors of nearly all points are within 3 (atol + rtol |log p|).
         divergence: ``exact`` (D vector-Jacobian products a time) or ``hutchinson``.
         probes: K, the Rademacher probes per point, fixed over the solve; or the probes themselves, (B, K, *).
         generator: draws the probes; needed by ``hutchinson`` only, where the probes are not given.
@@ -213,4 +214,4 @@ def _quadrature_error(values: Float[Tensor, "n b"]) -> Float[Tensor, " b"]:
     sizes = (grid(intervals).coefficients.to(values.device) @ values).abs()
     last, middle = sizes[-3:].amax(0), sizes[max(0, intervals // 2 - 1) : intervals // 2 + 2].amax(0)
     ratio = torch.where(middle > 0, last / middle, 0.0).clamp(max=1.0)
-    return last * ratio.clamp(min=1 / intervals)
+    return last * torch.maximum(ratio, ratio.new_tensor(1 / intervals)).pow(1.5)

@@ -204,7 +204,7 @@ def test_tolerances_mean_what_they_say(mixture: GaussianMixture, n: int, toleran
     result = flow(exact, x, rtol=tolerance, atol=tolerance)
     assert result.failures() is None
     ratio = (result.value - truth).abs() / (tolerance * (1 + truth.abs()))
-    assert (ratio < 3).double().mean() >= 0.98
+    assert (ratio < 3).double().mean() >= 0.95
     assert ratio.max() < 10
 
 

@@ -1,7 +1,6 @@
 """The benchmarks run, at sizes that time nothing; peers that are not installed are skipped by name."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,7 @@ import torch
 from benchmarks import __main__, fields, flow_peers, growth, peers, stacked_training, timing, unet_training
 from diffusion_density.figures import style
 
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(precision)
+pytestmark = pytest.mark.usefixtures("settings_put_back")
 
 
 @pytest.mark.parametrize("name", peers.SOLVERS)
@@ -28,7 +21,8 @@ def test_every_library_finds_the_same_density(name: str, generator: torch.Genera
     value, evaluations = peers.SOLVERS[name](exact, x, 1e-7)
     torch.testing.assert_close(value, exact.log_prob(x, fields.SCHEDULE.s_start), rtol=0, atol=1e-4)
     assert evaluations > 0
-    assert evaluations % (5 if name == "scipy" else 4) == 0
+    if name != "ours":  # of ours it is a mean over points
+        assert evaluations % (5 if name == "scipy" else 4) == 0
 
 
 def test_flow_peers(tmp_path: Path) -> None:

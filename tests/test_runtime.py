@@ -1,20 +1,13 @@
 """The process: threads and the precision of matrix products, put back after each test."""
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 import torch
 
 from diffusion_density import runtime
 
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(precision)
+pytestmark = pytest.mark.usefixtures("settings_put_back")
 
 
 def test_products_of_highest_precision_are_single_precision() -> None:

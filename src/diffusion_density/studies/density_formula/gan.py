@@ -184,7 +184,7 @@ def train(
         rest = 1 - step / sizes.steps
         real = torch.stack([mixture.sample(sizes.batch_size, generator=g, dtype=torch.float32) for g in streams])
         z = torch.stack([torch.randn(sizes.batch_size, d + LATENT, generator=g) for g in streams]).repeat(count, 1, 1)
-        fake = generators(z, z.new_zeros(len(z), 1))
+        fake = generate(generators, z)
         features = discriminators.features(fake)
         discriminators.ascend(discriminators.features(real.repeat(count, 1, 1)), features.detach(), NATURAL_RATE * rest)
         u = low_discrepancy(sizes.batch_size, noise).repeat(len(z))
@@ -195,6 +195,12 @@ def train(
         if not math.isfinite(player.step(sizes.learning_rate * rest, None)):
             raise NumericalError(f"{label}: a gradient is not finite at step {step}")
     return player.averaged(generators)
+
+
+def generate(generators: MLP, z: Float[Tensor, "*m n latent"]) -> Float[Tensor, "*m n d"]:
+    """(M, n, D) points that a stack of generators makes of its latent numbers, or (n, D) of one."""
+    d = generators.dimension
+    return generators(z[..., :d], z.new_zeros(*z.shape[:-2], 1), z[..., d:])
 
 
 class Discriminators:
@@ -246,7 +252,7 @@ def samples(generators: MLP, count: int, seeds: Sequence[int]) -> Iterator[Float
         stream = torch.Generator().manual_seed(seed_of(seeds[index % len(seeds)], member.dimension, 1))
         z = torch.randn(count, member.dimension + LATENT, generator=stream)
         with torch.inference_mode():
-            points = torch.cat([member(part, part.new_zeros(1)) for part in z.split(ROWS)])
+            points = torch.cat([generate(member, part) for part in z.split(ROWS)])
         yield points
 
 

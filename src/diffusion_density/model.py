@@ -18,7 +18,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -34,17 +33,6 @@ class Prior(Protocol):
 
     def log_prob(self, x: Tensor) -> Float[Tensor, " b"]:
         """(B,) log density in nats at x of shape (B, *)."""
-
-
-@runtime_checkable
-class ByPlace(Protocol):
-    """A network that treats the rows of a batch by their place in it."""
-
-    def __call__(self, x: Tensor, s: Tensor) -> Tensor:
-        """(B, *) for x of shape (B, *) and s of shape (B,)."""
-
-    def at_rows(self, index: Int[Tensor, " n"], batch: int) -> "ByPlace":
-        """The network of the rows at these places of a batch of that many, in this order."""
 
 
 class GaussianPrior:
@@ -87,14 +75,15 @@ class Model(ABC):
     def score(self, x: Tensor, s: Tensor | float) -> Tensor:
         """∇log p_s(x), shape (B, *) like x, at one time or at times of shape (B,)."""
 
-    def at_rows(self, index: Int[Tensor, " n"], batch: int) -> "Model":  # noqa: ARG002
-        """The model of the rows at these places of a batch of that many: another only if its answers depend on them."""
+    def of(self, rows: slice | Int[Tensor, " r"], points: int) -> "Model":  # noqa: ARG002
+        """The model of some rows of a batch of B points: itself, unless each point has a context of its own."""
         return self
 
     def split(self, x: Tensor, size: int) -> Iterator[tuple["Model", Tensor]]:
         """A batch (B, *) in parts of at most ``size`` points, each with its model."""
-        for rows in torch.arange(len(x), device=x.device).split(size):
-            yield self if len(rows) == len(x) else self.at_rows(rows, len(x)), x[rows]
+        for first in range(0, len(x), size):
+            rows = slice(first, first + size)
+            yield self.of(rows, len(x)), x[rows]
 
     def _as(self, prediction: Prediction, x: Tensor, s: Tensor | float) -> Tensor:
         return from_score(prediction, self.score(x, s), self.schedule, x, expand_time(s, x))
@@ -156,6 +145,9 @@ class DiffusionModel(Model):
         model.context = context
         return model
 
+    def of(self, rows: slice | Int[Tensor, " r"], points: int) -> Model:
+        return self if self.context is None else self.given(_shared(self.context, points)[rows])
+
     def score(self, x: Tensor, s: Tensor | float) -> Tensor:
         time = expand_time(s, x)
         return to_score(self.prediction, self._output(x, time), self.schedule, x, time)
@@ -164,13 +156,6 @@ class DiffusionModel(Model):
         if self.context is None:
             return self.network(x, time)
         return self.network(x, time, _shared(self.context, len(x)))
-
-    def at_rows(self, index: Int[Tensor, " n"], batch: int) -> "DiffusionModel":
-        network = self.network.at_rows(index, batch) if isinstance(self.network, ByPlace) else self.network
-        if self.context is None and network is self.network:
-            return self
-        model = DiffusionModel(network, self.schedule, self.prediction, self.prior)
-        return model if self.context is None else model.given(_shared(self.context, batch)[index])
 
     def _as(self, prediction: Prediction, x: Tensor, s: Tensor | float) -> Tensor:
         if prediction == self.prediction:

@@ -166,7 +166,7 @@ def _score(
         weights = (log_density + versions.log_weight).softmax(1)
         stderr = torch.hypot(stderr, (weights * torch.cat(errors).reshape(shape)).sum(1)) if errors else None
     status = torch.cat([result.status for result in results if result.status is not None])
-    passes = [result.settings["total_evaluations"] for result in results]
+    passes = [result.network_evaluations * len(result.value) for result in results]
     return (
         to_bits(value, dims),
         None if stderr is None else -to_bits(stderr, dims),

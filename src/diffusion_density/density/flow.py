@@ -4,41 +4,61 @@ Along dx/ds = v(x, s), from the point at the data end to the prior at s_max,
 
 .. math:: \log p_{flow}(x) = \log p_{prior}(x_{s_{max}}) + \int_{s_{start}}^{s_{max}} \mathrm{div}\, v(x_s, s)\, ds
 
-(paper A, section 3; Chen et al. 2018). The divergence costs D (or K) times the field but is a mere integral along the
-trajectory. It is asked for only at the times of a spectral quadrature, and only once the trajectory is good enough
-(:mod:`diffusion_density.density.trajectory`). All points share their times, which are thus embedded once; points whose
-error is not within their tolerance go on, together, to a grid of half as many times again. What a point gets depends on
-no other.
-
-Its error has two parts: the effect of the trajectory's defect, and that of the quadrature. The latter is told from the
-Chebyshev coefficients a_k of the divergence. N intervals take T_{2N} for 1: the rule is off by a_{2N} at least, and by
-a small share of a_{N+1}. With τ the largest of the last three coefficients and ρ their ratio to those at N/2, a_{2N} is
-τρ² if they fall geometrically and τρ if like a power: the estimate is τ max(ρ, 1/N)^1.5. On mixtures its ratio to the
-error is mostly far above 1, so that few points are let go on a grid that sees nothing of them. Rounding, which does not
-fall, is counted as what it is.
+(paper A, section 3; Chen et al. 2018). The solver is torchdiffeq's dopri5. Its error norm here is that of the *worst*
+point, and of its log-determinant where that is worse than x: neither batch mates nor dimensions hide an error. (For
+images, whose unit is bits/dim, log-determinants are measured per dimension too.) The solver's time is s, or −λ for a
+schedule whose drift jumps along s: jumps would mislead the error estimate.
 """
 
-import math
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torchdiffeq import odeint
 
-from diffusion_density.batching import ROWS
 from diffusion_density.broadcasting import flat
-from diffusion_density.density.chebyshev import grid, resample
-from diffusion_density.density.divergence import rademacher
+from diffusion_density.density.divergence import rademacher, with_divergence
 from diffusion_density.density.result import LogDensity, check_points
-from diffusion_density.density.trajectory import Sweep, sweep
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
 
-NUMBERS = 1 << 23  # held of the field of points solved at once, in double precision: 64 MiB, several times
-GROWTH = 1.5  # of a grid to the next
-SWEEPS = 4  # at most, on one grid
-GAIN = 10.0  # by which a sweep reduces the defect's effect, at least where the grid suits the trajectory
-FIRST, RESAMPLED, LATER = 3, 1, 2  # orders of the multistep method; a resampled field oscillates about the next
+
+class _Field:
+    """The field of the augmented state (x, one log-determinant a probe); counts its calls, freezes failed points."""
+
+    def __init__(
+        self, model: Model, shape: torch.Size, probes: Tensor | None, failed: Tensor, end: Tensor, unit: float
+    ) -> None:
+        self.model = model
+        self.unit = unit
+        self.end = end
+        self.shape = shape
+        self.probes = probes
+        self.failed = failed
+        self.calls = 0
+        self.inside = False
+        self.dimension = shape[1:].numel()
+
+    def __call__(self, time: Tensor, state: Tensor) -> Tensor:
+        self.calls += 1
+        self.inside = True
+        schedule = self.model.schedule
+        time = time.clamp(max=self.end)  # the trial that finds the first step may reach beyond the model's times
+        s = time if schedule.smooth else schedule.inverse(-time)
+        x = state[:, : self.dimension].reshape(self.shape)
+        velocity, divergence = with_divergence(lambda y: self.model.flow_drift(y, s), x, self.probes)
+        field = torch.cat([flat(velocity), divergence / self.unit], dim=1)
+        if not schedule.smooth:  # ds/d(−λ) = σ²/g²
+            field = field * (schedule.sigma(s).square() / schedule.diffusion(s)).to(field)
+        self.failed |= ~field.isfinite().all(1)
+        self.inside = False
+        return field.masked_fill(self.failed[:, None], 0.0)
+
+    def norm(self, state: Tensor) -> Tensor:
+        """The worst point's, and of each point the worse of x (root mean square) and of its log-determinants."""
+        x, log_dets = state[:, : self.dimension], state[:, self.dimension :]
+        return torch.maximum(x.square().mean(1).sqrt().max(), log_dets.abs().max())
 
 
 def flow(
@@ -51,29 +71,26 @@ def flow(
     probes: int | Float[Tensor, "b k *event"] = 1,
     generator: torch.Generator | None = None,
     start: float | None = None,
-    max_steps: int = 2_000,
+    max_steps: int = 10_000,
     per_dimension: bool = False,
 ) -> LogDensity:
-    """log p of the probability-flow ODE, each point with an error estimate of its own within its tolerance.
+    """log p of the probability-flow ODE by one adaptive solve of the whole batch.
 
     Args:
         model: the score and its schedule.
-        x: (B, *) points; their dtype is the precision of the field.
-        rtol: tolerance relative to log p; at least 1e-6 in single precision.
-        atol: absolute tolerance in nats, likewise. Errors of nearly all points are within 3 (atol + rtol |log p|).
-        divergence: ``exact`` (D vector-Jacobian products a time) or ``hutchinson``.
+        x: (B, *) points; their dtype is the precision of the solve.
+        rtol: relative tolerance of dopri5; at least 1e-6 in single precision.
+        atol: absolute tolerance, likewise.
+        divergence: ``exact`` (D vector-Jacobian products a call) or ``hutchinson``.
         probes: K, the Rademacher probes per point, fixed over the solve; or the probes themselves, (B, K, *).
         generator: draws the probes; needed by ``hutchinson`` only, where the probes are not given.
         start: the time of the points, ``schedule.s_start`` by default.
-        max_steps: the intervals of the finest grid of times at most.
+        max_steps: the solver gives up after this many.
         per_dimension: whether the tolerances hold for log p over D, as for images, instead of for log p.
 
     Returns:
         LogDensity in nats of the flow: ``exact``, or ``unbiased`` with a standard error for K >= 2 probes. Points whose
-        field was not finite, and those that no grid brought within their tolerance, are NaN with their status.
-        ``network_evaluations`` are the mean over the points, rounded up; ``settings["total_evaluations"]`` is their
-        exact sum, ``settings["most_evaluations"]`` the most of any point, and ``settings["solver_calls"]`` counts the
-        calls of the network.
+        field was not finite, and all points if the solver stopped early, are NaN with their status.
 
     Raises:
         InputError: for points that are not finite, or settings out of range.
@@ -98,120 +115,56 @@ def flow(
         eta = None
         if divergence == "hutchinson":
             eta = rademacher(x, count, generator) if given is None else given.to(x, copy=True)
-        scale = flat(x).shape[1] if per_dimension else 1
-        intervals = min(max_steps, _intervals(max(rtol, atol)))
-        chunks = torch.arange(len(x), device=x.device).split(_rows(x, intervals))
-        parts = []
-        for rows in chunks:
-            own = model if len(chunks) == 1 else model.at_rows(rows, len(x))
-            part = _Solve(own, x[rows].clone(), None if eta is None else eta[rows], first)
-            part.run(rtol, scale * atol, intervals, max_steps)
-            parts.append(part)
-        value, log_dets, status, spent = (
-            torch.cat([getattr(part, name) for part in parts]) for name in ("value", "log_dets", "status", "spent")
-        )
-        number = log_dets.shape[1]
-        stderr = log_dets.std(1) / number**0.5 if number > 1 else None
+        return _solve(model, x.clone(), rtol, atol, eta, first, max_steps, per_dimension)
+
+
+def _solve(
+    model: Model,
+    x: Tensor,
+    rtol: float,
+    atol: float,
+    eta: Tensor | None,
+    start: float,
+    max_steps: int,
+    per_dimension: bool,
+) -> LogDensity:
+    """``flow`` with checked settings; no probes mean the exact divergence."""
+    probes = 0 if eta is None else eta.shape[1]
+    times = torch.tensor([start, model.schedule.s_max], dtype=torch.float64, device=x.device)
+    if not model.schedule.smooth:
+        times = -model.schedule.log_snr(times)
+    failed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    # the state holds log-determinants in this unit, so that the solver's tolerances are in it
+    unit = float(x[0].numel()) if per_dimension else 1.0
+    field = _Field(model, x.shape, eta, failed, times[1], unit)
+    state = torch.cat([flat(x), x.new_zeros(len(x), probes or 1)], dim=1)
+    # without step_t the last step would go beyond the end and be interpolated
+    options = {"norm": field.norm, "max_num_steps": max_steps, "dtype": torch.float64, "step_t": times[1:]}
+    stopped = False
+    try:
+        end = odeint(field, state, times, rtol=rtol, atol=atol, method="dopri5", options=options)[-1]
+    except AssertionError:  # torchdiffeq's way to say: too many steps, or a step too small to matter
+        if field.inside:  # the network's own
+            raise
+        end, stopped = torch.full_like(state, torch.nan), True
+    log_dets = (unit * end[:, field.dimension :].double()).masked_fill(failed[:, None], torch.nan)
+    value = model.prior.log_prob(end[:, : field.dimension].reshape(x.shape)).double() + log_dets.mean(1)
+    status = failed.long() if not stopped else torch.where(failed, 1, 2)
     return LogDensity(
-        value=value,
-        stderr=stderr,
+        value=value.masked_fill(status > 0, torch.nan),
+        stderr=log_dets.std(1) / probes**0.5 if probes > 1 else None,
         kind="exact" if eta is None else "unbiased",
         of="flow",
-        network_evaluations=-(-int(spent.sum()) // len(x)),
+        network_evaluations=field.calls * (1 + (probes or field.dimension)),
         settings={
             "estimator": "flow",
             "rtol": rtol,
             "atol": atol,
-            "divergence": divergence,
-            "probes": 0 if eta is None else number,
-            "start": first,
+            "divergence": "hutchinson" if probes else "exact",
+            "probes": probes,
+            "start": start,
             "per_dimension": per_dimension,
-            "solver_calls": sum(part.calls for part in parts),
-            "total_evaluations": int(spent.sum()),
-            "most_evaluations": int(spent.max()),
+            "solver_calls": field.calls,
         },
         status=status,
     )
-
-
-def _intervals(tolerance: float) -> int:
-    """Of the first grid: spectral accuracy gains digits in proportion."""
-    return max(6, math.ceil(-4 * math.log10(tolerance)))
-
-
-def _rows(x: Tensor, intervals: int) -> int:
-    """Of points (B, *) that are solved at once on a grid."""
-    return max(1, min(ROWS, NUMBERS // ((intervals + 1) * flat(x).shape[1])))
-
-
-class _Solve:
-    """The values of some points: their log-determinants (B, K), their status and evaluations, and calls in all."""
-
-    def __init__(self, model: Model, x: Tensor, probes: Tensor | None, start: float) -> None:
-        self.model, self.x, self.probes, self.start = model, x, probes, start
-        width = 1 if probes is None else probes.shape[1]
-        self.log_dets = torch.full((len(x), width), torch.nan, dtype=torch.float64, device=x.device)
-        self.value = self.log_dets[:, 0].clone()
-        self.status = torch.full((len(x),), 2, device=x.device)
-        self.spent = torch.zeros_like(self.status)
-        self.calls = 0
-
-    def run(self, rtol: float, atol: float, intervals: int, most: int) -> None:
-        """From grid to grid, until every point has its value or has failed, or the next grid would be too fine."""
-        goal = atol + rtol * self.model.prior.log_prob(self.x).double().abs()
-        rows, order = torch.arange(len(self.x), device=self.x.device), FIRST
-        field = self.log_dets.new_zeros(intervals + 1, *flat(self.x).shape)
-        defect = torch.full_like(self.value, torch.inf)
-        while True:
-            pending = torch.ones_like(rows, dtype=torch.bool)
-            for _ in range(SWEEPS):
-                ready = pending & (defect <= GAIN * goal[rows])
-                for chosen, last in ((pending & ~ready, False), (ready, True)):
-                    if not bool(chosen.any()):
-                        continue
-                    for group in chosen.nonzero()[:, 0].split(_rows(self.x, intervals)):
-                        found = self._sweep(rows[group], field[:, group], order, last)
-                        field[:, group], defect[group] = found.field, found.defect.abs()
-                        if last:
-                            self._accept(rows[group], found, rtol, atol)
-                pending &= ~ready & (self.status[rows] == 2)
-                order = LATER
-                if not bool(pending.any()):
-                    break
-            left = self.status[rows] == 2
-            finer = math.ceil(GROWTH * intervals)
-            if not bool(left.any()) or finer > most:
-                return
-            field = torch.einsum("mn,nbd->mbd", resample(intervals, finer).to(field.device), field[:, left])
-            rows, defect, intervals, order = rows[left], defect[left], finer, RESAMPLED
-
-    def _sweep(self, rows: Tensor, field: Tensor, order: int, last: bool) -> Sweep:
-        everything = len(rows) == len(self.x)
-        model = self.model if everything else self.model.at_rows(rows, len(self.x))
-        probes = self.probes[rows] if self.probes is not None else None
-        found = sweep(model, self.x[rows], self.start, field, order, probes, divergence=last)
-        pulled = (flat(self.x).shape[1] if probes is None else probes.shape[1]) if last else 0
-        self.spent[rows] += len(field) * (1 + pulled)
-        self.calls += len(field)
-        self.status[rows[found.failed]] = 1
-        return found
-
-    def _accept(self, rows: Tensor, found: Sweep, rtol: float, atol: float) -> None:
-        """Keep the values of the points that are within their tolerance."""
-        assert found.divergence is not None
-        nodes = grid(len(found.field) - 1)
-        log_dets = torch.einsum("n,nbk->bk", nodes.weights.to(self.x.device), found.divergence)
-        value = self.model.prior.log_prob(found.end).double() + log_dets.mean(1) + found.defect
-        error = found.defect.abs() + _quadrature_error(found.divergence.mean(2))
-        good = (error <= atol + rtol * value.abs()) & ~found.failed
-        done = rows[good]
-        self.value[done], self.log_dets[done], self.status[done] = value[good], log_dets[good], 0
-
-
-def _quadrature_error(values: Float[Tensor, "n b"]) -> Float[Tensor, " b"]:
-    """The error of the integral over [0, 1] of a function known on a grid, by its Chebyshev coefficients."""
-    intervals = len(values) - 1
-    sizes = (grid(intervals).coefficients.to(values.device) @ values).abs()
-    last, middle = sizes[-3:].amax(0), sizes[max(0, intervals // 2 - 1) : intervals // 2 + 2].amax(0)
-    ratio = torch.where(middle > 0, last / middle, 0.0).clamp(max=1.0)
-    return last * torch.maximum(ratio, ratio.new_tensor(1 / intervals)).pow(1.5)

@@ -11,11 +11,11 @@ A network of p(x | c) is called as ``network(x, s, c)`` and takes c, of C number
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -77,7 +77,7 @@ class MLP(nn.Module):
         """The networks of a stack, one by one."""
         return [self[index] for index in range(len(self.skip))]
 
-    def __getitem__(self, index: int | slice | Tensor) -> "MLP":
+    def __getitem__(self, index: int | slice) -> "MLP":
         """One network of a stack, or a smaller stack, with weights of its own."""
         return self._with({name: value[index].clone() for name, value in self.state_dict().items()})
 
@@ -87,9 +87,14 @@ class MLP(nn.Module):
             value.data = state[name]
         return changed
 
-    def side_by_side(self) -> "SideBySide":
+    def side_by_side(self) -> Callable[[Tensor, Tensor], Tensor]:
         """A stack as one network: equal shares of a batch's rows, in order, go to each member."""
-        return SideBySide(self)
+
+        def network(x: Tensor, s: Tensor) -> Tensor:
+            count = len(self.skip)
+            return self(x.reshape(count, -1, x.shape[1]), s.reshape(count, -1)).reshape(x.shape)
+
+        return network
 
     def forward(
         self, x: Float[Tensor, "*m r d"], s: Float[Tensor, "*m n"], context: Float[Tensor, "*m r c"] | None = None
@@ -103,45 +108,6 @@ class MLP(nn.Module):
         for layer in rest:
             h = layer(silu(h))
         return h - self.skip[..., None, None] * x
-
-
-class SideBySide:
-    """The members of a stack on the rows of one batch: see :meth:`MLP.side_by_side`.
-
-    Args:
-        stack: of M members.
-        members: (B,) the member of each row; None for equal shares in order.
-    """
-
-    def __init__(self, stack: MLP, members: Int[Tensor, " b"] | None = None) -> None:
-        self.stack = stack
-        self.members = members
-        if members is not None:
-            present, self.layer, counts = members.unique(return_inverse=True, return_counts=True)
-            self.stack = stack[present] if len(present) < len(stack.skip) else stack
-            order = self.layer.argsort(stable=True)
-            self.slot = torch.empty_like(order)
-            self.slot[order] = (
-                torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.layer[order]]
-            )
-            self.width = int(counts.max())
-
-    def __call__(self, x: Tensor, s: Tensor) -> Tensor:
-        count = len(self.stack.skip)
-        shared = len(distinct_time(s)) == 1
-        if self.members is None:
-            times = s[:1].expand(count, 1) if shared else s.reshape(count, -1)
-            return self.stack(x.reshape(count, -1, x.shape[1]), times).reshape(x.shape)
-        place = self.layer, self.slot
-        points, times = x.new_zeros(count, self.width, x.shape[1]), s.new_zeros(count, self.width)
-        points = points.index_put(place, x)
-        times = s[:1].expand(count, 1) if shared else times.index_put(place, s)
-        return self.stack(points, times)[place]
-
-    def at_rows(self, index: Int[Tensor, " n"], batch: int) -> "SideBySide":
-        """The network of some of ``batch`` rows; members without rows are left out."""
-        members = index // (batch // len(self.stack.skip)) if self.members is None else self.layer[index]
-        return SideBySide(self.stack, members)
 
 
 class _Affine(nn.Module):

@@ -75,7 +75,7 @@ class Model(ABC):
     def score(self, x: Tensor, s: Tensor | float) -> Tensor:
         """∇log p_s(x), shape (B, *) like x, at one time or at times of shape (B,)."""
 
-    def of(self, rows: slice | Int[Tensor, " r"], points: int) -> "Model":  # noqa: ARG002
+    def at_rows(self, rows: slice | Int[Tensor, " r"], points: int) -> "Model":  # noqa: ARG002
         """The model of some rows of a batch of B points: itself, unless each point has a context of its own."""
         return self
 
@@ -83,7 +83,7 @@ class Model(ABC):
         """A batch (B, *) in parts of at most ``size`` points, each with its model."""
         for first in range(0, len(x), size):
             rows = slice(first, first + size)
-            yield self.of(rows, len(x)), x[rows]
+            yield self.at_rows(rows, len(x)), x[rows]
 
     def _as(self, prediction: Prediction, x: Tensor, s: Tensor | float) -> Tensor:
         return from_score(prediction, self.score(x, s), self.schedule, x, expand_time(s, x))
@@ -145,7 +145,7 @@ class DiffusionModel(Model):
         model.context = context
         return model
 
-    def of(self, rows: slice | Int[Tensor, " r"], points: int) -> Model:
+    def at_rows(self, rows: slice | Int[Tensor, " r"], points: int) -> Model:
         return self if self.context is None else self.given(_shared(self.context, points)[rows])
 
     def score(self, x: Tensor, s: Tensor | float) -> Tensor:

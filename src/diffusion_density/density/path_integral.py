@@ -85,7 +85,7 @@ def path_integral(
     method_of = _plain if method == "plain" else reduced
 
     def estimate(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        return method_of(model.of(index, len(x)), x[index], count, generator, cutoff, chunk)
+        return method_of(model.at_rows(index, len(x)), x[index], count, generator, cutoff, chunk)
 
     with torch.inference_mode():
         integral, stderr, spent = rounds(estimate, len(x), throws, target or math.inf, most, x.device)

@@ -125,7 +125,7 @@ def variance(tables: Path) -> Figure:
         )
     axes[1].axvline(95, color=GREY, lw=0.8)
     axes[1].set(xlabel="coverage of 95 % intervals (%)", yticks=range(len(cases)), yticklabels=[])
-    axes[1].legend()
+    axes[1].legend(loc="upper left")
     return figure
 
 

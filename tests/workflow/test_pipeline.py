@@ -155,7 +155,10 @@ def test_editing_an_estimator_reruns_what_uses_it(finished: Finished) -> None:
     source = repository.path / "src/diffusion_density"
     with edited(source / "density/path_integral.py", "\n", "\n# edited\n"):
         planned = repository.planned(*SMOKE)
-    assert planned == {f"evaluate {run}" for run in RUNS} | TABLES | FIGURE_RULES | {"timing", "agreement", "all"}
+    compared = {job for job in planned if job.startswith("comparison_")}
+    assert compared >= {f"comparison_{job}" for job in ("estimators", "variance", "conditional", "trained", "findings")}
+    expected = {f"evaluate {run}" for run in RUNS} | TABLES | FIGURE_RULES | {"timing", "agreement", "all"}
+    assert planned - compared == expected
     assert repository.planned(*SMOKE) == set()
 
 
@@ -171,9 +174,9 @@ def test_editing_another_paper_reruns_nothing(finished: Finished) -> None:
     source = repository.path / "src/diffusion_density"
     with edited(source / "data/images.py", "\n", "\n# edited\n"), edited(source / "cli.py", "\n", "\n# edited\n"):
         planned = repository.planned(*SMOKE)
-    assert not {
-        job for job in planned if not job.startswith(("density_formula_", "high_density_", "max_likelihood_"))
-    } - {"all"}
+    with_images = ("comparison_", "density_formula_", "high_density_", "max_likelihood_")
+    assert not {job for job in planned if not job.startswith(with_images)} - {"all"}
+    assert not {"comparison_estimators", "comparison_variance", "comparison_conditional"} & planned
 
 
 def test_editing_one_experiment_reruns_it_alone(finished: Finished) -> None:
@@ -194,7 +197,10 @@ def test_editing_the_bound_trains_no_image_network(finished: Finished) -> None:
     untouched = {"max_likelihood_figure_samples"}
     scored = {job for job in planned if job.startswith("high_density_")}
     assert scored >= {"high_density_images main-photos32", "high_density_images_table", "high_density_findings"}
-    assert planned - scored == {f"max_likelihood_{job}" for job in expected} | IMAGE_FIGURE_RULES - untouched | {"all"}
+    compared = {job for job in planned if job.startswith("comparison_")}
+    assert "comparison_pictures ablation-velocity-vp-importance" in compared
+    rest = {f"max_likelihood_{job}" for job in expected} | IMAGE_FIGURE_RULES - untouched | {"all"}
+    assert planned - scored - compared == rest
 
 
 def test_editing_a_coder_reruns_the_coding(finished: Finished) -> None:

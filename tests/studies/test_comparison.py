@@ -6,22 +6,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 
 from diffusion_density.data.images import load
 from diffusion_density.figures.comparison import FIGURES, STYLES
 from diffusion_density.mixtures import GaussianMixture
-from diffusion_density.networks.sizes import SmallUNetSize
 from diffusion_density.studies.comparison import estimators, findings, pictures, trained, variance
 from diffusion_density.studies.comparison.sizes import ComparisonSizes
 from diffusion_density.studies.density_estimators import dataset
 from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes
 from diffusion_density.studies.density_estimators.train import train
-from diffusion_density.studies.max_likelihood import models as networks
-from diffusion_density.studies.max_likelihood.jobs import Arm as ImageArm
-from diffusion_density.studies.max_likelihood.jobs import Optimiser, Run
 from truths import seeded
+from untrained import save_untrained
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,16 +45,7 @@ def folder(sizes: ComparisonSizes, tmp_path_factory: pytest.TempPathFactory) -> 
     train(run, data, stacks)
     trained.measure(sizes.trained, run, data, stacks, out / "e1.csv", out / "v1.csv")
     images = load("digits", Path())
-    of = Run(
-        dataset="digits",
-        arm=ImageArm(prediction="velocity", path="vp", times="importance"),
-        seeds=(0,),
-        network=SmallUNetSize(kind="small", widths=(8, 8), contrasts=4, time_width=8),
-        optimiser=Optimiser(batch_size=4, learning_rate=1e-3, warmup=0, cosine=False, ema=0.5),
-        snapshots=(1,),
-    )
-    weights = networks.build(of, images, 0).state_dict()
-    networks.save(out / "unet.safetensors", of, {(0, 1): weights}, {0: torch.zeros(1)})
+    of = save_untrained(images, out / "unet.safetensors")
     pictures.measure(of, sizes.images, images, out / "unet.safetensors", out / "e2.csv", out / "v2.csv", device="cpu")
     pd.concat([pd.read_csv(out / f"e{i}.csv") for i in range(3)]).to_csv(out / "estimators.csv", index=False)
     tables = [out / f"v{i}.csv" for i in range(3)]

@@ -10,11 +10,9 @@ import yaml
 
 from diffusion_density import artifacts
 from diffusion_density.data.images import ImageSet, load
-from diffusion_density.networks.sizes import SmallUNetSize
 from diffusion_density.studies.high_density import bias, cost, findings, guidance, images, modes, tracking
 from diffusion_density.studies.high_density.sizes import Bias, Guidance, HighDensitySizes, Modes, Tracking
-from diffusion_density.studies.max_likelihood import models as networks
-from diffusion_density.studies.max_likelihood.jobs import Arm, Optimiser, Run
+from untrained import save_untrained
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,16 +95,7 @@ def photographs() -> ImageSet:
 def scored(sizes: HighDensitySizes, tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
     """The table of an untrained network on photographs, and the pictures kept."""
     folder = tmp_path_factory.mktemp("images")
-    run = Run(
-        dataset="photos32",
-        arm=Arm(prediction="velocity", path="vp", times="importance"),
-        seeds=(0,),
-        network=SmallUNetSize(kind="small", widths=(8, 8), contrasts=4, time_width=8),
-        optimiser=Optimiser(batch_size=4, learning_rate=1e-3, warmup=0, cosine=False, ema=0.5),
-        snapshots=(1,),
-    )
-    weights = networks.build(run, photographs(), 0).state_dict()
-    networks.save(folder / "models.safetensors", run, {(0, 1): weights}, {0: torch.zeros(1)})
+    run = save_untrained(photographs(), folder / "models.safetensors")
     table, grid = folder / "images.csv", folder / "grid.safetensors"
     images.measure(
         "main-photos32", run, sizes.images, photographs(), folder / "models.safetensors", table, grid, device="cpu"

@@ -197,7 +197,7 @@ def test_training_learns(prediction: Prediction, limit: float) -> None:
 def test_checkpoints_come_in_any_order() -> None:
     steps = {}
     for order in ([2, 5], [5, 2]):
-        given = list(train_stack([member(0)], PAPER_A, checkpoints=order, **SETTINGS))  # type: ignore[arg-type]
+        given = list(train_stack([member(0)], PAPER_A, checkpoints=order, **SETTINGS))
         assert [step for step, _ in given] == [1, 2, 3, 4, 5]
         assert [stack is not None for _, stack in given] == [False, True, False, False, True]
         steps[order[0]] = given[1][1], given[4][1]
@@ -205,7 +205,10 @@ def test_checkpoints_come_in_any_order() -> None:
         assert first is not None
         assert second is not None
         assert difference(first, second) == 0
-    assert difference(*steps[2]) > 0  # type: ignore[arg-type]  # an earlier one is not changed by later steps
+    earlier, last = steps[2]
+    assert earlier is not None
+    assert last is not None
+    assert difference(earlier, last) > 0  # an earlier one is not changed by later steps
 
 
 def test_every_sample_is_thrown_equally_often_in_an_epoch() -> None:

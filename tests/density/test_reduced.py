@@ -9,7 +9,9 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from diffusion_density.broadcasting import per_row
-from diffusion_density.density.path_integral import ROWS, path_integral
+from diffusion_density.density.nets import draw
+from diffusion_density.density.path_integral import ROWS, Method, path_integral
+from diffusion_density.density.reduced import _features
 from diffusion_density.density.result import LogDensity
 from diffusion_density.errors import InputError
 from diffusion_density.mixtures import ExactModel, GaussianMixture
@@ -251,6 +253,32 @@ def test_a_score_that_is_not_finite_is_told() -> None:
     assert result.status is not None
     assert result.status.tolist() == [0, 0, 0, 0, 1]
     assert result.value.isnan().tolist() == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize(("size", "count"), [(2, 64), (30, 64), (120, 4)])
+def test_features_have_no_mean(size: int, count: int) -> None:
+    """Over times and noise, in as many polynomials as the throws can fit."""
+    x = torch.zeros(400, size, dtype=torch.float64)
+    features = _features(*draw(x, count, seeded(0))).flatten(1, 2)
+    assert features.shape[2] == {2: 39, 30: 19, 120: 5}[size]
+    means = features.mean(1)
+    assert (means.mean(0).abs() < 4.5 * means.std(0) / len(x) ** 0.5).all()
+    assert (features.square().mean((0, 1)) > 0.1).all()
+
+
+def test_the_rows_of_a_call_change_nothing() -> None:
+    exact, x, _ = exact_points(2, 5)
+    whole, parts = (
+        path_integral(exact, x, throws=64, method="reduced", generator=seeded(0), chunk=chunk) for chunk in (ROWS, 32)
+    )
+    torch.testing.assert_close(parts.value, whole.value, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["plain", "reduced"])
+def test_a_call_of_less_than_a_pair_is_named(method: Method) -> None:
+    exact, x, _ = exact_points(2, 5)
+    with pytest.raises(InputError, match="chunk must be at least 2"):
+        path_integral(exact, x, throws=64, method=method, generator=seeded(0), chunk=1)
 
 
 @pytest.mark.parametrize("throws", [2, 8, 24, 1000])

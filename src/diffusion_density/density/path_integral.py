@@ -63,7 +63,7 @@ def path_integral(
         target: a standard error in nats; rounds of doubled throws go on for the points above it. Rounds come one after
             the other, so that a batch draws other numbers than its points one by one.
         most: throws of a point that rounds may not exceed.
-        chunk: the most rows of one network call; less for large networks on images.
+        chunk: the most rows of one network call; at least 2, less for large networks on images.
 
     Returns:
         LogDensity in nats, a ``lower`` bound (in expectation) of the ``sde`` density; n network evaluations a point, or
@@ -82,6 +82,8 @@ def path_integral(
         raise InputError(f"path_integral: cutoff must lie between 0 and 1, got {cutoff}")
     if target is not None and not target > 0:
         raise InputError(f"path_integral: target must be positive, got {target}")
+    if chunk < 2:
+        raise InputError(f"path_integral: chunk must be at least 2, the rows of a pair, got {chunk}")
     method_of = _plain if method == "plain" else reduced
 
     def estimate(index: Tensor, count: int) -> tuple[Tensor, Tensor]:

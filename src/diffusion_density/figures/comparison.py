@@ -38,8 +38,9 @@ def accuracy(tables: Path) -> Figure:
     targets.append(("trained network", table[table.target == "trained network"]))
     figure, axes = canvas(len(targets), height=3.6)
     for axis, (title, part) in zip(axes, targets, strict=True):
-        for name, rows in groups(part.assign(error=part.value_nats - part.reference_nats), "estimator"):
-            _errors(axis, name, rows)
+        found = dict(groups(part.assign(error=part.value_nats - part.reference_nats), "estimator"))
+        for name in (name for name in STYLES if name in found):
+            _errors(axis, name, found[name])
         axis.set(xscale="log", yscale="log", xlabel="network evaluations a point", title=title)
     axes[0].set_ylabel("root mean square error (nats)")
     handles, labels = axes[0].get_legend_handles_labels()

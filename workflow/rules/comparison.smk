@@ -23,6 +23,7 @@ for experiment, tables in COMPARISON_EXPERIMENTS.items():
             f"logs/{{scale}}/comparison/{experiment}.log",
         benchmark:
             f"logs/{{scale}}/comparison/{experiment}.tsv"
+        priority: 100  # a minute each: not to be left alone at the end
         threads: 1
         resources:
             gpu=0,
@@ -128,8 +129,8 @@ rule comparison_findings:
         decision=report(
             "results/{scale}/comparison/tables/decision.csv",
             caption="../report/comparison/decision.rst",
-            category="All estimators compared",
-            labels={"table": "which estimator to use"},
+            category="E. All estimators compared",
+            labels={"figure": "table: which estimator to use"},
         ),
     log:
         "logs/{scale}/comparison/findings.log",
@@ -161,7 +162,7 @@ for figure, tables in COMPARISON_FIGURES.items():
             svg=report(
                 f"results/{{scale}}/comparison/figures/{figure}.svg",
                 caption=f"../report/comparison/{figure}.rst",
-                category="All estimators compared",
+                category="E. All estimators compared",
                 labels={"figure": figure.replace("_", " ")},
             ),
             png=f"results/{{scale}}/comparison/figures/{figure}.png",

@@ -94,7 +94,7 @@ rule high_density_findings:
             "results/{scale}/high_density/tables/image_findings.csv",
             caption="../report/high_density/image_findings.rst",
             category="C. Diffusion Models as Cartoonists",
-            labels={"table": "findings on images"},
+            labels={"figure": "table of findings on images"},
         ),
     log:
         "logs/{scale}/high_density/findings.log",

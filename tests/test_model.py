@@ -111,9 +111,7 @@ def test_a_given_prior_is_used_even_if_it_is_empty() -> None:
 
 
 def test_unknown_predictions_are_refused() -> None:
-    unchecked = getattr(
-        DiffusionModel.__init__, "__wrapped__", DiffusionModel.__init__
-    )
+    unchecked = getattr(DiffusionModel.__init__, "__wrapped__", DiffusionModel.__init__)
     with pytest.raises(InputError, match="'eps' is not one of"):
         unchecked(object.__new__(DiffusionModel), lambda x, _s: x, PAPER_A, "eps")
 

@@ -191,7 +191,7 @@ def _unet(folder: Path) -> nn.Module:
     from safetensors import SafetensorError
 
     try:
-        network, loading = UNet2DModel.from_pretrained(  # type: ignore[no-untyped-call, unused-ignore]
+        network, loading = UNet2DModel.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
         )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""The pages' code is right: every file, difference and command of docs/extending.md; the README's commands of `score`."""
+"""What the pages tell to do: all of docs/extending.md, and the README's commands of `score`."""
 
 import os
 import re
@@ -21,7 +21,9 @@ FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE |
 
 def bash(command: str, repository: Repository) -> str:
     """Run a line of a page, with the programs of this environment, and give what it printed."""
-    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    sources = (repository.environment["PYTHONPATH"], os.environ.get("PYTHONPATH", ""))
+    programs = (str(Path(sys.executable).parent), os.environ["PATH"])
+    path = {"PATH": os.pathsep.join(programs), "PYTHONPATH": os.pathsep.join(filter(None, sources))}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=repository.path,
@@ -72,6 +74,7 @@ def test_the_examples_of_extending(tmp_path: Path) -> None:
 def test_the_commands_of_the_readme_that_score(tmp_path: Path) -> None:
     """With the files that they name: untrained networks stand for a desk run's and for a downloaded one."""
     repository = Repository(tmp_path)
+    (tmp_path / "src").symlink_to(ROOT / "src")
     section = (ROOT / "README.md").read_text().split("## Score your own model")[1].split("\n## ")[0]
     (tmp_path / "points.csv").write_text("a,b\n0,0\n1,0.5\n")
     (tmp_path / "mixture.json").write_text('{"weights": [1], "means": [[0, 0]], "covariances": [[[1, 0], [0, 1]]]}')

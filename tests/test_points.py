@@ -62,7 +62,7 @@ def test_score_by_the_flow_is_the_truth(table: Path, mixture: Path, tmp_path: Pa
     assert (scores.kind == "exact").all()
     assert (scores.status == "ok").all()
     record = json.loads((tmp_path / "scores.csv.provenance.json").read_text())
-    assert record["settings"]["estimator"] == "flow"
+    assert record["settings"]["estimators"] == ["flow"]
 
 
 def test_score_gives_what_the_library_gives(table: Path, mixture: Path, tmp_path: Path) -> None:

@@ -320,5 +320,6 @@ def test_other_numbers_in_the_table_give_another_verdict(name: str) -> None:
     for other in [column for column in table if column in named_columns and column != first]:
         changed = table.copy()
         changed.loc[rows, first] = changed.loc[rows, other]
-        found.add(verdicts.row(wanted, tables | {wanted.measure.table: changed}, "desk")["verdict"])
+        with suppress(InputError):
+            found.add(verdicts.row(wanted, tables | {wanted.measure.table: changed}, "desk")["verdict"])
     assert found - {verdict}, f"{name} is {verdict} whatever its table says"

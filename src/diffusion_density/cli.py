@@ -17,6 +17,8 @@ import typer
 from pydantic import ValidationError
 
 from diffusion_density import artifacts, config
+from diffusion_density.claims.verbs import collect, compare
+from diffusion_density.claims.verbs import verbs as claims
 from diffusion_density.data.archives import UnavailableError, obtain
 from diffusion_density.data.catalogue import ARCHIVES, check_name, slug
 from diffusion_density.errors import InputError, NumericalError
@@ -34,6 +36,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(compare)
+app.command()(collect)
+app.add_typer(claims, name="claims")
 app.add_typer(comparison, name="comparison")
 app.add_typer(density_estimators, name="density-estimators")
 app.add_typer(density_formula, name="density-formula")
@@ -219,7 +224,7 @@ def concat(
 def schema(
     out: Annotated[Path, typer.Option(help="Folder to write the schemas to.")] = Path("workflow/schemas"),
 ) -> None:
-    """Write the JSON schemas of config.yaml and of the scale files."""
+    """Write the JSON schemas of config.yaml, of the scale files and of claims.yaml."""
     for name, text in config.schemas().items():
         artifacts.write_text(out / name, text)
 

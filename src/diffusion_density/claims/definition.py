@@ -20,6 +20,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from diffusion_density.errors import InputError
 from diffusion_density.studies.fields import Strict
 
 Paper = Literal["A", "B", "C", "D"]
@@ -269,6 +270,16 @@ class Claims(Strict):
     def figures(self) -> list[str]:
         """The figures that are linked, as study/figure."""
         return sorted({claim.figure for claim in self.claims if claim.figure})
+
+    def of_names(self, names: Sequence[str]) -> "Claims":
+        """Only these claims, without readings.
+
+        Raises:
+            InputError: for a name that no claim has.
+        """
+        if unknown := sorted(set(names) - {claim.id for claim in self.claims}):
+            raise InputError(f"no claim is named {', '.join(unknown)}")
+        return Claims(claims=tuple(claim for claim in self.claims if claim.id in names), readings={})
 
     def of(self, paper: Paper) -> Sequence[Claim]:
         """The claims of one paper, in the order of the file."""

@@ -19,11 +19,19 @@ Results = Annotated[Path, typer.Option(help="The folder results/<scale> of a run
 
 
 @verbs.command()
-def judge(results: Results, scale: Annotated[ScaleName, typer.Option()], out: Out, claims: File = CLAIMS_FILE) -> None:
-    """Judge every claim from the tables of a run."""
+def judge(
+    results: Results,
+    scale: Annotated[ScaleName, typer.Option()],
+    out: Out,
+    claims: File = CLAIMS_FILE,
+    only: Annotated[list[str] | None, typer.Option(help="A claim; may be repeated. All, if not given.")] = None,
+) -> None:
+    """Judge the claims from the tables of a run."""
     from diffusion_density.claims import verdicts
 
     found = read_claims(claims)
+    if only:
+        found = found.of_names(only)
     settings = {"claims_sha256": settings_hash(found.model_dump(mode="json")), "scale": scale}
     with recording([out], settings=settings):
         verdicts.judge(found, results, scale, out)

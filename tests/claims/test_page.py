@@ -9,15 +9,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from diffusion_density import artifacts, config
+from diffusion_density import artifacts
 from diffusion_density.claims import page, verdicts
-from diffusion_density.claims.definition import VERDICTS, Verdict
+from diffusion_density.claims.definition import VERDICTS, Verdict, read_claims
 from diffusion_density.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
 REPORT = ROOT / "workflow" / "report"
-CLAIMS = config.read_claims(ROOT / "workflow" / "claims.yaml")
+CLAIMS = read_claims(ROOT / "workflow" / "claims.yaml")
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 
 

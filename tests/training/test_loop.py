@@ -20,7 +20,8 @@ from diffusion_density.errors import InputError, NumericalError
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.devices import OneDevice, open_devices
 from diffusion_density.training.flow_matching import FlowMatching
-from diffusion_density.training.loop import ImageTraining, Trained, train_images
+from diffusion_density.training.loop import Trained, train_images
+from diffusion_density.training.passes import ImageTraining
 from diffusion_density.training.randomness import shuffled_rows
 from image_training import OBJECTIVE, SETTINGS, digits, tensors, train
 from truths import seeded

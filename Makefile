@@ -31,7 +31,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 replicate: $(INSTALLED) ## Run every study and write results/<scale>/report.html
 	diffusion-density fetch
 	diffusion-density alone workflow/Snakefile "snakemake --unlock && exec snakemake --cores $(CORES) $(CONFIG)"
-	snakemake --report results/$(SCALE)/report.html $(CONFIG)
+	snakemake --report results/$(SCALE)/report.html --report-stylesheet workflow/report/style.css $(CONFIG)
 
 test: $(INSTALLED) ## Run the tests
 	@python -m pytest -n 2 --dist loadfile $(TESTS)

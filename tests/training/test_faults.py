@@ -1,5 +1,6 @@
 """What goes wrong on clusters: memory, disks, broken files, other processes; each ends as it should."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -45,11 +46,12 @@ class Greedy(FlowMatching):
 EXHAUSTED = [
     torch.OutOfMemoryError("CUDA out of memory"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("could not create a primitive"),
     MemoryError(),
 ]
 
 
-@pytest.mark.parametrize("error", EXHAUSTED, ids=["cuda", "cpu", "python"])
+@pytest.mark.parametrize("error", EXHAUSTED, ids=["cuda", "cpu", "onednn", "python"])
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
@@ -80,7 +82,9 @@ def test_a_step_that_ran_out_of_memory_leaves_no_gradient(tmp_path: Path) -> Non
 
 
 def test_memory_for_not_even_one_image_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"one image at a time is more than the memory of cpu holds, at step 1"):
+    with pytest.raises(
+        InputError, match=r"one image at a time is more than the memory of cpu holds, at step 1; .* \(CUDA out"
+    ):
         train(tmp_path, objective=Greedy(0, EXHAUSTED[0]))
 
 
@@ -118,7 +122,7 @@ class Member(OneDevice):
         return torch.stack(self.threads.exchange(self.global_rank, data.clone())).mean(0)
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:  # noqa: ANN401
-        return self.threads.exchange(self.global_rank, obj)[src]
+        return copy.deepcopy(self.threads.exchange(self.global_rank, obj)[src])  # processes share no memory
 
 
 def together(work: Callable[[Member], object]) -> list[object]:
@@ -128,7 +132,7 @@ def together(work: Callable[[Member], object]) -> list[object]:
     def member(rank: int) -> None:
         try:
             ends.put((rank, work(Member(threads, rank))))
-        except (InputError, NumericalError) as error:
+        except Exception as error:
             ends.put((rank, error))
 
     for rank in range(2):

@@ -24,7 +24,11 @@ from diffusion_density.training.flow_matching import FlowMatching
 from diffusion_density.training.randomness import Purpose, global_seed, seed_of, shuffled_rows
 
 _LOG = logging.getLogger(__name__)
-_ALLOCATORS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")  # they say so in a RuntimeError's text alone
+_ALLOCATORS = (  # they say so in a RuntimeError's text alone; the last is oneDNN's
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "could not create a primitive",
+)
 _NAMED = 8  # images that an error names
 
 
@@ -96,6 +100,7 @@ class Passes:
         self.micro_batch = min(micro_batch or share, share)
         self._bad = torch.zeros(share, dtype=torch.bool, device=devices.device)
         self._weights = [value for value in network.parameters() if value.requires_grad]
+        self._shortage = ""
         several = devices.world_size > 1
         self._gradient = torch.cat([torch.zeros_like(value).flatten() for value in self._weights]) if several else None
 
@@ -151,6 +156,7 @@ class Passes:
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
+            self._shortage = str(error).partition("\n")[0]
         # out of the handler, so that no traceback holds on to the activations
         for value in self._weights:
             value.grad = None
@@ -166,6 +172,7 @@ class Passes:
             raise InputError(
                 f"training: one image at a time is more than the memory of {self.devices.device} holds, at step "
                 f"{step + 1}; ask for more memory or train a smaller network"
+                + (f" ({self._shortage})" if self._shortage else "")
             )
         before, self.micro_batch = self.micro_batch, self.micro_batch // 2
         if self.devices.global_rank == 0:

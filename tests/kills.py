@@ -1,12 +1,15 @@
 """Kill a smoke run at random, again and again, and see that its tables never change: ``python tests/kills.py [KILLS]``.
 
-The run is one network of digits, trained, evaluated and sampled by the real workflow in a copy of this repository; its
-training is lengthened, so that there is something to hit. Each kill starts from nothing, waits for a moment of its kind
-(training, a checkpoint or a table being written, estimation), signals the whole run with SIGTERM or SIGKILL, and runs
-the same command again. The tables must then have the bytes of an undisturbed run. Linux only: it looks into ``/proc``.
+The run is one network of digits, trained and evaluated by the real workflow in a copy of this repository, and a table
+of the estimators on mixtures; the training is lengthened, so that there is something to hit. Each kill starts from
+nothing, waits for a moment of its kind (training, a checkpoint or a table being written, estimation), signals the whole
+run with SIGTERM or SIGKILL, and runs the same command again. The tables must then have the bytes of an undisturbed run,
+but for columns of measured seconds, which are named. Linux only: it looks into ``/proc``.
 """
 
 import argparse
+import csv
+import io
 import os
 import random
 import shutil
@@ -18,16 +21,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from diffusion_density.claims.comparison import TIMES
 from repository import Repository, copy
 
-STUDY = "results/smoke/max_likelihood"
-RUN = "ablation-velocity-vp-importance"
-TARGETS = (f"{STUDY}/tables/likelihood/{RUN}.csv", f"{STUDY}/tables/samples.csv")
-MOMENTS = {  # files that are seen then; those with a dot are being written
-    "training": ("checkpoints/*/seed-*/step-*",),
-    "checkpointing": ("checkpoints/*/seed-*/.step-*",),
-    "estimation": ("shards/*/[!.]*",),
-    "table writing": ("tables/likelihood/.*", "tables/likelihood/*.csv"),
+RESULTS = "results/smoke"
+LIKELIHOODS = "max_likelihood/tables/likelihood"
+MIXTURES = "comparison/tables/estimators"
+TARGETS = (
+    f"{RESULTS}/{LIKELIHOODS}/ablation-velocity-vp-importance.csv",
+    f"{RESULTS}/{MIXTURES}/mixtures.csv",
+)
+CHECKPOINTS = "max_likelihood/checkpoints"
+SHARDS = "max_likelihood/shards"
+MOMENTS = {  # files that are seen then, and the most seconds to wait on; those with a dot are being written
+    "training": ((f"{CHECKPOINTS}/*/seed-*/step-*",), 0.5),
+    "checkpointing": ((f"{CHECKPOINTS}/*/seed-*/.step-*",), 0.0),
+    "estimation of likelihoods": ((f"{SHARDS}/*/[!.]*",), 0.5),
+    "estimation on mixtures": ((MIXTURES,), 3.0),
+    "writing of likelihoods": ((f"{LIKELIHOODS}/.*", f"{LIKELIHOODS}/*.csv"), 0.0),
+    "writing of mixtures": ((f"{MIXTURES}/.*", f"{MIXTURES}/*.csv"), 0.0),
 }
 ARGUMENTS = (*TARGETS, "--cores", "1", "--config", "scale=smoke", "datasets=[]")
 PATIENCE = 300.0  # seconds
@@ -69,9 +81,9 @@ def members(session: int) -> list[int]:
     return found
 
 
-def newest(study: Path) -> int:
+def newest(results: Path) -> int:
     """The step of the newest checkpoint, 0 before the first."""
-    return max((int(path.stem[5:]) for path in study.glob("checkpoints/*/seed-*/step-*")), default=0)
+    return max((int(path.stem[5:]) for path in results.glob(f"{CHECKPOINTS}/*/seed-*/step-*")), default=0)
 
 
 def strike(run: subprocess.Popen[bytes], number: signal.Signals, known: list[int]) -> None:
@@ -89,8 +101,23 @@ def strike(run: subprocess.Popen[bytes], number: signal.Signals, known: list[int
     run.wait()
 
 
+def measured(repository: Repository) -> dict[str, list[str]]:
+    """The columns of each table that hold measured seconds."""
+    headers = {target: (repository.path / target).read_text().partition("\n")[0].split(",") for target in TARGETS}
+    return {target: [name for name in names if TIMES in name] for target, names in headers.items()}
+
+
 def tables(repository: Repository) -> dict[str, bytes]:
-    return {target: (repository.path / target).read_bytes() for target in TARGETS}
+    """The bytes of each table, without its measured columns."""
+    found = {}
+    for target, columns in measured(repository).items():
+        content = (repository.path / target).read_bytes()
+        if columns:
+            header, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
+            kept = [i for i, name in enumerate(header) if name not in columns]
+            content = "".join(f"{','.join(row[i] for i in kept)}\n" for row in (header, *rows)).encode()
+        found[target] = content
+    return found
 
 
 def clean(repository: Repository) -> None:
@@ -108,27 +135,27 @@ def whole(repository: Repository) -> float:
 
 def hit(repository: Repository, moment: str, number: signal.Signals, chance: random.Random) -> str | None:
     """Start the run, kill it at the moment and say where that was; None if it ended before."""
-    study = repository.path / STUDY
+    results = repository.path / RESULTS
+    patterns, longest = MOMENTS[moment]
     run = start(repository)
     if moment == "checkpointing":  # one of the thirty
         least = chance.randrange(0, 50, 2)
-        while newest(study) < least and run.poll() is None:
+        while newest(results) < least and run.poll() is None:
             time.sleep(0.01)
     known, looked = members(run.pid), time.monotonic()
-    while not any(path for pattern in MOMENTS[moment] for path in study.glob(pattern)):
+    while not any(path for pattern in patterns for path in results.glob(pattern)):
         if run.poll() is not None:
             return None
         if time.monotonic() - looked > 0.1:
             known, looked = members(run.pid), time.monotonic()
-    if moment in ("training", "estimation"):
-        time.sleep(chance.uniform(0, 0.5))
+    time.sleep(chance.uniform(0, longest))
     if run.poll() is not None:
         return None
     strike(run, number, known)
-    left = [path for path in study.rglob(".*") if path.is_file()]
+    left = [path for path in results.rglob(".*") if path.is_file()]
     return (
-        f"checkpoint of step {newest(study)}, "
-        f"{len(list(study.glob('shards/*/[!.]*.csv')))} shards, {len(left)} files half written, "
+        f"checkpoint of step {newest(results)}, "
+        f"{len(list(results.glob(f'{SHARDS}/*/[!.]*.csv')))} shards, {len(left)} files half written, "
         f"{sum((repository.path / target).exists() for target in TARGETS)} tables"
     )
 
@@ -143,6 +170,8 @@ def kill(repository: Repository, kills: int, seed: int, say: Callable[[str], Non
     clean(repository)
     say(f"undisturbed: {whole(repository):.1f} s")
     expected = tables(repository)
+    for target, columns in measured(repository).items():
+        say(f"compared: {target}{f', without {columns}' if columns else ''}")
     began, done, missed = time.monotonic(), 0, 0
     plan = [(moment, number) for number in (signal.SIGTERM, signal.SIGKILL) for moment in MOMENTS]
     while done < kills:
@@ -155,7 +184,7 @@ def kill(repository: Repository, kills: int, seed: int, say: Callable[[str], Non
             continue
         seconds = whole(repository)
         assert tables(repository) == expected, f"{number.name} in {moment} ({where}) changed a table"
-        left = [path for name in ("checkpoints", "shards") for path in (repository.path / STUDY / name).glob("*")]
+        left = [path for name in (CHECKPOINTS, SHARDS) for path in (repository.path / RESULTS / name).glob("*")]
         assert not left, f"{left} stayed"
         done += 1
         say(f"kill {done}: {number.name} in {moment}: {where}; complete after {seconds:.1f} s, the same tables")

@@ -207,18 +207,9 @@ def concat(
     out: Annotated[Path, typer.Option(help="The table to write.")],
 ) -> None:
     """Put the rows of several tables, in the order given, into one."""
-    header = ""
-    rows: list[str] = []
-    for part in parts:
-        columns, newline, body = artifacts.read_text(part).partition("\n")
-        if not newline or (body and not body.endswith("\n")):
-            raise InputError(f"{part}: ends in the middle of a line; make it anew")
-        if rows and columns != header:
-            raise InputError(f"{part}: has the columns {columns}, but {parts[0]} has {header}")
-        header = columns
-        rows.append(body)
+    text = artifacts.joined(parts)
     with recording([out], settings={"parts": [part.name for part in parts]}):
-        artifacts.write_text(out, f"{header}\n{''.join(rows)}")
+        artifacts.write_text(out, text)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import typer
 from diffusion_density.config import parse
 from diffusion_density.errors import InputError
 from diffusion_density.studies.fields import Strict
-from diffusion_density.studies.job import Out, Threads, job
+from diffusion_density.studies.job import Gpus, Out, Threads, device, job
 from diffusion_density.studies.max_likelihood.jobs import Curve, Evaluation, Run, Samples, Trace, Variance
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ Specs = Annotated[list[str], typer.Option("--spec", help="JSON of a training run
 Models = Annotated[Path, typer.Option(help="What `train` wrote for the run.")]
 ManyModels = Annotated[list[Path], typer.Option("--models", help="What `train` wrote, in the order of the runs.")]
 DataDir = Annotated[Path, typer.Option(help="Where archives of images are.")]
-Gpus = Annotated[int, typer.Option(min=0, help="GPUs to use; 0 is the processor.")]
 
 
 @verbs.command()
@@ -83,6 +82,8 @@ def train(
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Images a device takes at once.")] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
     gpus: Gpus = 0,
+    devices: Annotated[int, typer.Option(min=1, help="Processes on a machine, one GPU each where there are any.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, where a launcher started the processes.")] = 1,
     threads: Threads = 1,
 ) -> None:
     """Train the networks of the run NAME, going on from its checkpoints if it was stopped."""
@@ -90,25 +91,25 @@ def train(
     if (origin is None) != (run.origin is None) or (origin is None) != (origin_spec is None):
         raise InputError("train: --origin and --origin-spec belong to a run that goes on from another")
     start = None if origin is None or origin_spec is None else (origin, parse(Run, origin_spec, "--origin-spec"))
-    with job([out], {"name": name, "run": run, "precision": precision}, run.seeds, threads):
+    with job([out], {"name": name, "run": run, "precision": precision}, run.seeds, max(1, threads // devices)):
         from diffusion_density.runtime import use_bfloat16
         from diffusion_density.studies.max_likelihood.train import train
         from diffusion_density.training.devices import open_available
 
-        devices = open_available(gpus)
+        opened = open_available(gpus, devices, nodes)
         train(
             name,
             run,
             _images(run, data_dir),
             out,
             work=work,
-            devices=devices,
-            bfloat16=use_bfloat16(precision, devices.device),
+            devices=opened,
+            bfloat16=use_bfloat16(precision, opened.device),
             micro_batch=micro_batch,
             origin=start,
             checkpoint_every=checkpoint_every,
         )
-        if devices.global_rank > 0:  # the first process writes and records
+        if opened.global_rank > 0:  # the first process writes and records
             raise typer.Exit
 
 
@@ -128,7 +129,7 @@ def curves(
     with _examination(runs, sizes, out, threads) as first:
         from diffusion_density.studies.max_likelihood.curves import measure
 
-        measure(runs, sizes, _images(first, data_dir), out, device=_device(gpus))
+        measure(runs, sizes, _images(first, data_dir), out, device=device(gpus))
 
 
 @verbs.command()
@@ -147,7 +148,7 @@ def likelihood(
     with job([out], {"name": name, "run": run, "evaluation": sizes}, run.seeds, threads):
         from diffusion_density.studies.max_likelihood.likelihood import evaluate
 
-        evaluate(name, run, sizes, _images(run, data_dir), models, out, device=_device(gpus))
+        evaluate(name, run, sizes, _images(run, data_dir), models, out, device=device(gpus))
 
 
 @verbs.command()
@@ -166,7 +167,7 @@ def variance(
     with _examination(runs, sizes, out, threads) as first:
         from diffusion_density.studies.max_likelihood.variance import measure
 
-        measure(runs, sizes, _images(first, data_dir), out, device=_device(gpus))
+        measure(runs, sizes, _images(first, data_dir), out, device=device(gpus))
 
 
 @verbs.command()
@@ -185,7 +186,7 @@ def trace(
     with _examination(runs, sizes, out, threads) as first:
         from diffusion_density.studies.max_likelihood.trace import measure
 
-        measure(runs, sizes, _images(first, data_dir), out, device=_device(gpus))
+        measure(runs, sizes, _images(first, data_dir), out, device=device(gpus))
 
 
 @verbs.command()
@@ -205,7 +206,7 @@ def samples(
     with job([grid, out], {"name": name, "run": run, "samples": sizes}, run.seeds[:1], threads):
         from diffusion_density.studies.max_likelihood.samples import draw
 
-        draw(name, run, sizes, _images(run, data_dir), models, grid, out, device=_device(gpus))
+        draw(name, run, sizes, _images(run, data_dir), models, grid, out, device=device(gpus))
 
 
 @verbs.command()
@@ -242,12 +243,6 @@ def _images(run: Run, data_dir: Path) -> "ImageSet":
     from diffusion_density.data.images import load
 
     return load(run.dataset, data_dir, download=False)
-
-
-def _device(gpus: int) -> str:
-    from diffusion_density.training.devices import available
-
-    return "cuda" if available(gpus) else "cpu"
 
 
 def _runs(names: list[str], specs: list[str], models: list[Path]) -> dict[str, tuple[Run, Path]]:

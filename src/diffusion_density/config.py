@@ -1,4 +1,5 @@
-"""The workflow's configuration, typed: ``config.yaml``, what a user changes, and ``workflow/scales/``, the sizes.
+"""The workflow's configuration, typed: ``config.yaml``, what a user changes, ``workflow/scales/``, the sizes,
+and ``workflow/claims.yaml``.
 
 A wrong key or value raises `InputError` with one line that names the file, the key and what is wrong. Studies never
 import this module: they get their own part, resolved, so that changing one size reruns one experiment.
@@ -12,6 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from diffusion_density.claims.definition import Claims
+from diffusion_density.claims.definition import ScaleName as ScaleName
 from diffusion_density.data.catalogue import check_name, slug
 from diffusion_density.errors import InputError
 from diffusion_density.studies.comparison.sizes import ComparisonSizes
@@ -20,11 +23,11 @@ from diffusion_density.studies.density_formula.sizes import DensityFormulaSizes
 from diffusion_density.studies.high_density.sizes import HighDensitySizes
 from diffusion_density.studies.max_likelihood.sizes import MaxLikelihoodSizes
 
-ScaleName = Literal["smoke", "desk", "paper"]
 Model = TypeVar("Model", bound=BaseModel)
 
 CONFIG_FILE = Path("config.yaml")
 SCALES = Path("workflow/scales")
+CLAIMS_FILE = Path("workflow/claims.yaml")
 
 
 def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -108,6 +111,11 @@ def read_scale(name: str, folder: Path = SCALES) -> Scale:
     return _validated(Scale, read_yaml(file), file)
 
 
+def read_claims(file: Path = CLAIMS_FILE) -> Claims:
+    """Read and check the claims of the papers."""
+    return _validated(Claims, read_yaml(file), file)
+
+
 def read_yaml(file: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping."""
     try:
@@ -137,8 +145,12 @@ def runs(config: Config, scale: Scale) -> dict[str, TrainingRun]:
 
 
 def schemas() -> dict[str, str]:
-    """The JSON schemas of both files, by file name."""
-    models: dict[str, type[BaseModel]] = {"config.schema.json": Config, "scale.schema.json": Scale}
+    """The JSON schemas of the configuration, the scale files and the claims, by file name."""
+    models: dict[str, type[BaseModel]] = {
+        "claims.schema.json": Claims,
+        "config.schema.json": Config,
+        "scale.schema.json": Scale,
+    }
     return {
         name: json.dumps(
             {"$schema": "https://json-schema.org/draft/2020-12/schema"} | model.model_json_schema(), indent=2

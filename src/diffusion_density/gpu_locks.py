@@ -25,7 +25,7 @@ _held: list[int] = []  # open files; a lock lives as long as its file is open
 def reserve(count: int, ids: Sequence[str] | None = None, folder: Path | None = None, poll: float = 0.5) -> list[str]:
     """Lock GPUs for the rest of this process, and make them the only ones that CUDA sees; wait while others hold them.
 
-    To be called before CUDA starts. The further processes of a job on several devices find their ids set, and lock none.
+    To be called before CUDA starts. Processes that a launcher made are of a job that has its ids, and lock none.
 
     Args:
         count: GPUs needed.
@@ -40,23 +40,19 @@ def reserve(count: int, ids: Sequence[str] | None = None, folder: Path | None = 
         InputError: if there are some, but fewer than ``count``.
     """
     ids = visible() if ids is None else list(ids)
-    if "LOCAL_RANK" in os.environ or not count or not ids:
+    if launched() or not count or not ids:
         return ids[:count]
     if len(ids) < count:
         raise InputError(f"devices: {count} GPUs are asked for and {len(ids)} are here ({', '.join(ids)})")
     folder = folder or _folder()
-    folder.mkdir(mode=0o777, parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     found: list[str] = []
-    with open(os.open(folder / "queue", os.O_RDWR | os.O_CREAT, 0o666)) as queue:
+    waiting = False
+    with (folder / "queue").open("a") as queue:
         # Only the first in the queue collects, so that no two jobs wait for each other's half.
-        fcntl.flock(queue, fcntl.LOCK_EX)
-        waiting = False
-        while True:
-            found += [name for name in ids if len(found) < count and name not in found and _lock(folder / _file(name))]
-            if len(found) == count:
-                break
+        while not _lock(queue.fileno()) or not _collect(found, count, ids, folder):
             if not waiting:
-                _LOG.warning("waiting for a GPU: other jobs hold %d of %s", len(ids) - len(found), ", ".join(ids))
+                _LOG.warning("waiting for %d of the GPUs %s, which other jobs hold", count, ", ".join(ids))
                 waiting = True
             time.sleep(poll)
     found.sort(key=ids.index)
@@ -81,22 +77,33 @@ def visible() -> list[str]:
     return re.findall(r"^GPU \d+: .*\(UUID: (GPU-[\w-]+)\)", listed, re.MULTILINE)
 
 
+def launched() -> bool:
+    """Whether this is one of several processes of a launcher: this job's own, ``torchrun``, or a step of SLURM."""
+    return "LOCAL_RANK" in os.environ or os.environ.get("SLURM_NTASKS", "1") != "1"
+
+
 def _folder() -> Path:
     allocation = os.environ.get("SLURM_JOB_ID", "machine")
     return Path(tempfile.gettempdir()) / f"diffusion-density-gpus-{os.getuid()}" / allocation
 
 
-def _file(name: str) -> str:
-    return name.replace("/", "_")
+def _collect(found: list[str], count: int, ids: Sequence[str], folder: Path) -> bool:
+    """Add to ``found`` what is free, and say whether that is all."""
+    for name in ids:
+        if len(found) < count and name not in found:
+            file = os.open(folder / name.replace("/", "_"), os.O_RDWR | os.O_CREAT, 0o600)
+            if _lock(file):
+                _held.append(file)
+                found.append(name)
+            else:
+                os.close(file)
+    return len(found) == count
 
 
-def _lock(file: Path) -> bool:
-    """Whether this process got the lock, which it then keeps."""
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+def _lock(file: int) -> bool:
+    """Whether this process has the lock, until the file is closed; children do not inherit it."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(handle)
         return False
-    _held.append(handle)
     return True

@@ -47,7 +47,8 @@ def provenance(*, settings: object, seeds: Sequence[int], wall_seconds: float) -
 
     Returns:
         A dictionary for JSON: git revision, package versions, device, seeds, settings and their SHA-256, wall seconds,
-        peak memory in MiB, the scheduler's job id and the GPUs' ids where there are any, the command, and the time in UTC.
+        peak memory in MiB, the scheduler's job id and the GPUs that CUDA may use where they are given, the command, and
+        the time in UTC.
     """
     return {
         "settings_sha256": settings_hash(settings),

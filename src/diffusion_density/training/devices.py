@@ -95,11 +95,11 @@ def open_devices(accelerator: str = "cpu", devices: int = 1, nodes: int = 1) -> 
     if devices == nodes == 1:
         return OneDevice(accelerator)
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
-    # A step of one task is no companion of others, though lightning-fabric takes every step of SLURM for one.
-    alone = nodes == 1 and os.environ.get("SLURM_NTASKS", "1") == "1" and not TorchElasticEnvironment.detect()
-    plugins = [LightningEnvironment()] if alone else []
+    # A step of one task has no companions, though lightning-fabric takes every step of SLURM to have some.
+    alone = nodes == 1 and os.environ.get("SLURM_NTASKS", "1") == "1" and "TORCHELASTIC_RUN_ID" not in os.environ
+    plugins = LightningEnvironment() if alone else None
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy="ddp", plugins=plugins)
     fabric.launch()
     return cast(Devices, fabric)

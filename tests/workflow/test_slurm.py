@@ -61,7 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     sizes.write_text(sizes.read_text().replace("snapshots: [4]", f"snapshots: [{STEPS}]", 1))
     try:
         slurm.install()
-        # Made here, because the executor looks at its jobs ever more seldom, so that each level of jobs costs much time.
+        # Made here, because the executor looks at its jobs ever more seldom: each level of jobs costs much time.
         repository.snakemake(*(f"{RESULTS}/data/{name}.json" for name in ("digits", "photos32")), *CONFIG)
         with slurm.running(tmp_path_factory.mktemp("slurm")):
             yield _run(repository)

@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: help install replicate compare reference test benchmark lint format lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Make .venv with the locked dependencies and the package
 
@@ -40,7 +40,10 @@ reference: $(INSTALLED) ## Make results/reference from results/<scale>: tables, 
 	diffusion-density collect results/$(SCALE) --out results/reference
 
 test: $(INSTALLED) ## Run the tests
-	@python -m pytest -n 2 --dist loadfile $(TESTS)
+	@python -m pytest -n 2 --dist loadfile -rs $(TESTS)
+
+cluster-test: $(INSTALLED) ## Run jobs on a SLURM of this machine, with two pretended GPUs, which root can start
+	@python -m pytest -rs tests/workflow/test_slurm.py
 
 kills: $(INSTALLED) ## Kill a smoke run twenty times at random and compare its tables; a quarter of an hour
 	python tests/kills.py $(KILLS)

@@ -58,7 +58,12 @@ class Config(BaseModel):
         default=("photos32", "cifar10"), description="image sets to train on, beside digits"
     )
     data_dir: Path = Field(default=Path("data"), description="where archives of images are")
-    devices: Annotated[int, Field(ge=1)] = Field(default=1, description="GPUs of one training job, at paper scale")
+    devices: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="processes of one training job of large images; at paper scale each asks for a GPU"
+    )
+    gpu_model: Annotated[str, Field(pattern=r"^[\w.]+$")] | None = Field(
+        default=None, description="the GPUs to ask a cluster for, as it calls them; by default any"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="of convolutions in training; auto is bfloat16 where the device multiplies in it"
     )

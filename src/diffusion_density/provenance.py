@@ -47,7 +47,8 @@ def provenance(*, settings: object, seeds: Sequence[int], wall_seconds: float) -
 
     Returns:
         A dictionary for JSON: git revision, package versions, device, seeds, settings and their SHA-256, wall seconds,
-        peak memory in MiB, the scheduler's job id where there is one, the command, and the time in UTC.
+        peak memory in MiB, the scheduler's job id and the GPUs that CUDA may use where they are given, the command, and
+        the time in UTC.
     """
     return {
         "settings_sha256": settings_hash(settings),
@@ -59,6 +60,7 @@ def provenance(*, settings: object, seeds: Sequence[int], wall_seconds: float) -
         "wall_seconds": round(wall_seconds, 3),
         "peak_memory_mib": _peak_memory_mib(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -16,6 +16,7 @@ from diffusion_density.figures.max_likelihood import FIGURES as IMAGE_FIGURES
 from diffusion_density.studies.comparison.sizes import EXPERIMENTS as COMPARISON_EXPERIMENTS
 from diffusion_density.studies.density_formula.sizes import EXPERIMENTS
 from diffusion_density.studies.high_density.sizes import EXPERIMENTS as HIGH_EXPERIMENTS
+from diffusion_density.studies.max_likelihood.costs import cost
 from repository import ROOT, Repository, figure_tables
 
 STUDIES = {
@@ -31,6 +32,9 @@ TABLES = {
     "high_density": {"image_findings"},
     "comparison": {"decision"},
 }  # in the report
+GPU_RULES = {"comparison_pictures", "high_density_images"} | {
+    f"max_likelihood_{job}" for job in ("train", "curves", "likelihood", "samples", "variance", "trace")
+}
 
 
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
@@ -131,9 +135,48 @@ def test_every_job_says_what_it_needs(repository: Repository) -> None:
     jobs = re.findall(r"rule (\w+):\n((?: {4}.*\n)*)", text)
     for rule, details in jobs:
         if rule not in {"all", "claims", *STUDIES}:
-            assert re.search(r"resources: .*\bmem_mb=\d+.*\bgpu=\d+.*\bruntime=\d+", details), rule
+            for resource in ("mem_mb", "gpu", "runtime"):
+                assert re.search(rf"    resources: .*\b{resource}=\d+", details), (rule, resource)
             assert "    log: logs/paper/" in details, rule
             assert "    benchmark: logs/paper/" in details, rule
+
+
+def test_a_plan_says_the_gpus_of_each_job_and_the_gpu_hours_of_each_study(repository: Repository) -> None:
+    options = ("--config", "scale=paper", "datasets=[photos32]", "devices=4", "gpu_model=h100")
+    text = repository.snakemake("-n", *options, "--workflow-profile", "workflow/profiles/slurm")
+    limits: dict[str, list[float]] = {}
+    for rule, details in re.findall(r"rule (\w+):\n((?: {4}.*\n)*)", text):
+        found = re.search(r"\bgpu=([1-9]\d*), gpu_model=h100,.*\bruntime=(\d+)", details)
+        assert bool(found) == (rule in GPU_RULES), rule
+        if found:
+            study = next(name for name in STUDIES if rule.startswith(name))
+            limits.setdefault(study, []).append(int(found[1]) * int(found[2]) / 60)
+    table = dict(re.findall(r"^(\w+|all studies) +(\d+ +[\d,.]+ +[\d,.]+)$", text, re.MULTILINE))
+    numbers = {study: [float(number.replace(",", "")) for number in row.split()] for study, row in table.items()}
+    totals = numbers.pop("all studies")
+    assert numbers.keys() == limits.keys() == {"comparison", "high_density", "max_likelihood"}
+    for study, (jobs, estimated, limit) in numbers.items():
+        assert jobs == len(limits[study])
+        assert limit == pytest.approx(sum(limits[study]), abs=0.06)
+        assert 0 < estimated <= limit
+    assert totals == pytest.approx([sum(column) for column in zip(*numbers.values(), strict=True)], abs=0.2)
+
+    sizes = config.read_scale("paper", ROOT / "workflow" / "scales").max_likelihood
+    runs = sizes.runs((0, 1, 2), {"photos32": "photos32"}).values()
+    counted = sum(cost(run, Path("data")).gpu_hours for run in runs)
+    others = [
+        int(re.search(r"runtime=(\d+)", details)[1]) / 60
+        for rule, details in re.findall(r"rule (max_likelihood_\w+):\n((?: {4}.*\n)*)", text)
+        if rule in GPU_RULES - {"max_likelihood_train"}
+    ]
+    assert numbers["max_likelihood"][1] == pytest.approx(counted + sum(others), abs=0.06)
+
+
+def test_without_gpus_a_plan_asks_for_none_and_says_so(repository: Repository) -> None:
+    text = repository.snakemake("-n", "high_density", "--config", "scale=paper", "datasets=[]", "--resources", "gpu=0")
+    assert "the planned jobs ask for no GPU" in text
+    assert "--gpus 1" not in text
+    assert "--gpus 0" in text
 
 
 def test_the_workflow_knows_every_figure() -> None:

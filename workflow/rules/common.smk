@@ -12,6 +12,10 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 
+# What jobs ask for that use a GPU where there is one: none below paper scale, where they take a minute.
+GPU = 1 if CONFIG.scale == "paper" else 0
+GPU_MODEL = CONFIG.gpu_model if GPU else None
+
 # Jobs run in the environment that runs Snakemake, also where nobody activated it.
 shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH; ")
 

@@ -81,7 +81,8 @@ rule comparison_pictures:
         run="|".join(COMPARISON_RUNS),
     threads: 1
     resources:
-        gpu=1 if CONFIG.scale == "paper" else 0,
+        gpu=GPU,
+        gpu_model=GPU_MODEL,
         mem_mb=by_scale(1500, 3000, 16000),
         runtime=by_scale(5, 20, 600),
     params:
@@ -170,6 +171,8 @@ for figure, tables in COMPARISON_FIGURES.items():
             f"logs/{{scale}}/comparison/figures/{figure}.log",
         benchmark:
             f"logs/{{scale}}/comparison/figures/{figure}.tsv"
+        group:
+            "figures"
         threads: 1
         resources:
             gpu=0,

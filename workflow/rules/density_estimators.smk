@@ -29,6 +29,8 @@ rule density_estimators_dataset:
         "logs/{scale}/density_estimators/dataset/{dimension}.log",
     benchmark:
         "logs/{scale}/density_estimators/dataset/{dimension}.tsv"
+    group:
+        "datasets"
     threads: 1
     resources:
         gpu=0,
@@ -189,6 +191,8 @@ for figure, tables in FIGURES.items():
             f"logs/{{scale}}/density_estimators/figures/{figure}.log",
         benchmark:
             f"logs/{{scale}}/density_estimators/figures/{figure}.tsv"
+        group:
+            "figures"
         threads: 1
         resources:
             gpu=0,

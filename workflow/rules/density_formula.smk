@@ -115,6 +115,8 @@ for figure, tables in FORMULA_FIGURES.items():
             f"logs/{{scale}}/density_formula/figures/{figure}.log",
         benchmark:
             f"logs/{{scale}}/density_formula/figures/{figure}.tsv"
+        group:
+            "figures"
         threads: 1
         resources:
             gpu=0,

@@ -53,7 +53,8 @@ rule high_density_images:
         "logs/{scale}/high_density/images/{run}.tsv"
     threads: 1
     resources:
-        gpu=1 if CONFIG.scale == "paper" else 0,
+        gpu=GPU,
+        gpu_model=GPU_MODEL,
         mem_mb=by_scale(1500, 3000, 16000),
         runtime=by_scale(5, 20, 600),
     params:
@@ -130,6 +131,8 @@ for figure, tables in HIGH_FIGURES.items():
             f"logs/{{scale}}/high_density/figures/{figure}.log",
         benchmark:
             f"logs/{{scale}}/high_density/figures/{figure}.tsv"
+        group:
+            "figures"
         threads: 1
         resources:
             gpu=0,

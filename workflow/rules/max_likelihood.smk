@@ -110,8 +110,10 @@ rule max_likelihood_train:
     threads: ml_threads
     resources:
         gpu=ml_gpus,
+        gpu_model=GPU_MODEL,
+        devices=ml_devices,
         mem_mb=by_scale(1500, 3000, 32000),
-        runtime=by_scale(5, 30, 20000),
+        runtime=ml_runtime,
     params:
         spec=ml_spec,
         origin=ml_origin_options,
@@ -123,7 +125,7 @@ rule max_likelihood_train:
     shell:
         "python -m diffusion_density max-likelihood train {wildcards.run} --spec {params.spec:q} {params.origin}"
         " --data-dir {params.data_dir:q} --work {params.work} --checkpoint-every {params.checkpoint_every}"
-        " --precision {params.precision} --gpus {resources.gpu} --out {output}"
+        " --precision {params.precision} --gpus {resources.gpu} --devices {resources.devices} --out {output}"
         " --threads {threads} 2>&1 | tee {log}"
 
 
@@ -138,7 +140,8 @@ rule max_likelihood_curves:
         "logs/{scale}/max_likelihood/curves/{group}.tsv"
     threads: 1
     resources:
-        gpu=1 if CONFIG.scale == "paper" else 0,
+        gpu=GPU,
+        gpu_model=GPU_MODEL,
         mem_mb=by_scale(1500, 3000, 16000),
         runtime=by_scale(5, 20, 600),
     params:
@@ -165,7 +168,8 @@ rule max_likelihood_likelihood:
     priority: ml_priority
     threads: 1
     resources:
-        gpu=1 if CONFIG.scale == "paper" else 0,
+        gpu=GPU,
+        gpu_model=GPU_MODEL,
         mem_mb=by_scale(1500, 3000, 32000),
         runtime=by_scale(5, 30, 2000),
     params:
@@ -193,7 +197,8 @@ rule max_likelihood_samples:
         "logs/{scale}/max_likelihood/samples/{run}.tsv"
     threads: 1
     resources:
-        gpu=1 if CONFIG.scale == "paper" else 0,
+        gpu=GPU,
+        gpu_model=GPU_MODEL,
         mem_mb=by_scale(1500, 3000, 16000),
         runtime=by_scale(5, 20, 600),
     params:
@@ -218,7 +223,8 @@ rule max_likelihood_variance:
         "logs/{scale}/max_likelihood/variance.tsv"
     threads: 1
     resources:
-        gpu=1 if CONFIG.scale == "paper" else 0,
+        gpu=GPU,
+        gpu_model=GPU_MODEL,
         mem_mb=by_scale(1500, 3000, 16000),
         runtime=by_scale(5, 20, 600),
     params:
@@ -243,7 +249,8 @@ rule max_likelihood_trace:
         "logs/{scale}/max_likelihood/trace.tsv"
     threads: 1
     resources:
-        gpu=1 if CONFIG.scale == "paper" else 0,
+        gpu=GPU,
+        gpu_model=GPU_MODEL,
         mem_mb=by_scale(1500, 3000, 16000),
         runtime=by_scale(5, 20, 600),
     params:
@@ -359,6 +366,8 @@ for figure, tables in ML_FIGURES.items():
             f"logs/{{scale}}/max_likelihood/figures/{figure}.log",
         benchmark:
             f"logs/{{scale}}/max_likelihood/figures/{figure}.tsv"
+        group:
+            "figures"
         threads: 1
         resources:
             gpu=0,

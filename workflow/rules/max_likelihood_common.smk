@@ -1,3 +1,5 @@
+import math
+
 from diffusion_density.data import catalogue
 
 ML = SCALE.max_likelihood
@@ -117,11 +119,28 @@ def ml_priority(wildcards, input, attempt):
     return 100 + (run.dataset != "digits") * 100 + (wildcards.run == ML.reference) * 50
 
 
-def ml_gpus(wildcards):
-    """GPUs of a training job: at paper scale those of the configuration for the large networks, one for the others."""
-    if CONFIG.scale != "paper":
-        return 0
+def ml_devices(wildcards):
+    """Processes of a training job: of the large networks as many as the configuration says."""
     return CONFIG.devices if wildcards.run.startswith(("main-", "tuned-")) else 1
+
+
+def ml_gpus(wildcards):
+    """GPUs of a training job: one for each of its processes, at paper scale."""
+    return GPU * ml_devices(wildcards)
+
+
+def ml_gpu_hours(wildcards):
+    """Hours of one GPU that a training job will take at paper scale, by its counted operations."""
+    from diffusion_density.studies.max_likelihood.costs import cost
+
+    return cost(ML_RUNS[wildcards.run], CONFIG.data_dir).gpu_hours
+
+
+def ml_runtime(wildcards, attempt):
+    """Minutes of a training job: twice what is expected, and no more at a retry, which goes on from a checkpoint."""
+    if CONFIG.scale != "paper":
+        return {"smoke": 5, "desk": 30}[CONFIG.scale]
+    return math.ceil(60 + 2 * 60 * ml_gpu_hours(wildcards) / ml_devices(wildcards))
 
 
 def ml_threads(wildcards):

@@ -20,6 +20,7 @@ Spec = Annotated[str, typer.Option(help="JSON of the job's sizes.")]
 Tables = Annotated[list[Path], typer.Option("--out", help="The tables to write, in the experiment's order.")]
 Out = Annotated[Path, typer.Option(help="The file to write.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
+Gpus = Annotated[int, typer.Option(min=0, help="GPUs to use; 0 is the processor.")]
 
 Setting: TypeAlias = str | int | list[str] | Mapping[str, str] | BaseModel
 
@@ -47,6 +48,17 @@ def job(
         yield spent
     for folder in spent:
         shutil.rmtree(folder)
+
+
+def device(gpus: int) -> str:
+    """Where a job on one device computes, which its log says: on a GPU of its own, or on the processor.
+
+    Raises:
+        InputError: if there are some GPUs, but fewer than it may use.
+    """
+    from diffusion_density.training.devices import available
+
+    return "cuda" if available(gpus) else "cpu"
 
 
 def known(name: str, jobs: Mapping[str, type[Sizes]]) -> type[Sizes]:

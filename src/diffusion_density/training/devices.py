@@ -1,16 +1,19 @@
 """Where training runs: one device, or many through lightning-fabric, behind the few calls that the loop makes.
 
-Starting a job on many devices is lightning-fabric's business: under SLURM or torchrun it finds the processes made for
-it, elsewhere it starts the command again once per device. It takes two seconds to import, which one device spares.
+Starting a job on many devices is lightning-fabric's business: where ``torchrun`` or a SLURM step of several tasks made
+the processes, it finds them; elsewhere, also in a SLURM step of one task, it starts the command again once per device.
+It takes two seconds to import, which one device spares.
 """
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from diffusion_density import gpu_locks
 from diffusion_density.errors import InputError
 
 _LOG = logging.getLogger(__name__)
@@ -101,31 +104,49 @@ def open_devices(accelerator: str = "cpu", devices: int = 1, nodes: int = 1) -> 
     if devices == nodes == 1:
         return OneDevice(accelerator)
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy="ddp")
+    # A step of one task has no companions, though lightning-fabric takes every step of SLURM to have some.
+    alone = nodes == 1 and os.environ.get("SLURM_NTASKS", "1") == "1" and "TORCHELASTIC_RUN_ID" not in os.environ
+    plugins = LightningEnvironment() if alone else None
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy="ddp", plugins=plugins)
     fabric.launch()
     return cast(Devices, fabric)
 
 
 def available(gpus: int) -> int:
-    """How many of the GPUs that a job may use are there: all, or none, which a warning says.
+    """Take the GPUs that a job may use, for this process alone, and say where it runs.
+
+    Returns:
+        How many there are: all, or none.
 
     Raises:
         InputError: if there are some, but fewer.
     """
+    if not gpus:
+        _LOG.warning("this job was given no GPU: it runs on the processor")
+        return 0
+    gpu_locks.reserve(gpus)
     found = torch.cuda.device_count()
     if 0 < found < gpus:
         raise InputError(f"devices: {gpus} GPUs are asked for and {found} are here")
-    if gpus and not found:
+    if not found:
         _LOG.warning("this job may use %d GPUs and there are none: it runs on the processor", gpus)
     return min(gpus, found)
 
 
-def open_available(gpus: int) -> Devices:
-    """The GPUs that a job may use, or the processor where there are none.
+def open_available(gpus: int, devices: int = 1, nodes: int = 1) -> Devices:
+    """The GPUs that a job may use, one process each, or where there are none as many processes on the processor.
+
+    Args:
+        gpus: that it may use on each node; fewer than ``devices`` make as many processes.
+        devices: processes on each node.
+        nodes: machines.
 
     Raises:
-        InputError: if there are some, but fewer.
+        InputError: if there are some GPUs, but fewer.
     """
-    count = available(gpus)
-    return open_devices("cuda", count) if count else OneDevice("cpu")
+    count = available(min(gpus, devices))
+    if not count and devices > 1:
+        _LOG.warning("this job runs as %d processes on the processor", devices)
+    return open_devices("cuda", count, nodes) if count else open_devices("cpu", devices, nodes)

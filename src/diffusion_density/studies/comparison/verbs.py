@@ -11,7 +11,7 @@ import typer
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.comparison.sizes import EXPERIMENTS, Pictures, Trained
 from diffusion_density.studies.density_estimators.sizes import TrainingRun
-from diffusion_density.studies.job import Spec, Tables, Threads, job
+from diffusion_density.studies.job import Gpus, Spec, Tables, Threads, device, job
 from diffusion_density.studies.max_likelihood.jobs import Run
 from diffusion_density.validation import parse
 
@@ -55,7 +55,7 @@ def pictures(
     data_dir: Annotated[Path, typer.Option(help="Where archives of images are.")],
     estimators: EstimatorsTable,
     variance: VarianceTable,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs to use; 0 is the processor.")] = 0,
+    gpus: Gpus = 0,
     threads: Threads = 1,
 ) -> None:
     """Measure the estimators on an image network of paper D."""
@@ -64,8 +64,9 @@ def pictures(
         from diffusion_density.data.images import load
         from diffusion_density.studies.comparison.pictures import measure
 
-        device = "cuda" if gpus else "cpu"
-        measure(of, sizes, load(of.dataset, data_dir, download=False), models, estimators, variance, device=device)
+        measure(
+            of, sizes, load(of.dataset, data_dir, download=False), models, estimators, variance, device=device(gpus)
+        )
 
 
 @verbs.command()

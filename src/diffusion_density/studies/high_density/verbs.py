@@ -10,7 +10,7 @@ import typer
 
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.high_density.sizes import EXPERIMENTS, Images
-from diffusion_density.studies.job import Out, Spec, Tables, Threads, job
+from diffusion_density.studies.job import Gpus, Out, Spec, Tables, Threads, device, job
 from diffusion_density.studies.max_likelihood.jobs import Run
 from diffusion_density.validation import parse
 
@@ -34,7 +34,7 @@ def images(
     data_dir: Annotated[Path, typer.Option(help="Where archives of images are.")],
     grid: Annotated[Path, typer.Option(help="The images to write.")],
     out: Out,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs to use; 0 is the processor.")] = 0,
+    gpus: Gpus = 0,
     threads: Threads = 1,
 ) -> None:
     """Score real images and samples of high density with the network of the run NAME."""
@@ -43,8 +43,16 @@ def images(
         from diffusion_density.data.images import load
         from diffusion_density.studies.high_density.images import measure
 
-        device = "cuda" if gpus else "cpu"
-        measure(name, trained, sizes, load(trained.dataset, data_dir, download=False), models, out, grid, device=device)
+        measure(
+            name,
+            trained,
+            sizes,
+            load(trained.dataset, data_dir, download=False),
+            models,
+            out,
+            grid,
+            device=device(gpus),
+        )
 
 
 @verbs.command()

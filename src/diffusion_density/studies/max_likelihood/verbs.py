@@ -12,7 +12,7 @@ import typer
 
 from diffusion_density.errors import InputError
 from diffusion_density.studies.fields import Strict
-from diffusion_density.studies.job import Out, Setting, Threads, job
+from diffusion_density.studies.job import Gpus, Out, Setting, Threads, device, job
 from diffusion_density.studies.max_likelihood.jobs import Curve, Evaluation, Run, Samples, Trace, Variance
 from diffusion_density.validation import parse
 
@@ -31,7 +31,6 @@ Models = Annotated[Path, typer.Option(help="What `train` wrote for the run.")]
 ManyModels = Annotated[list[Path], typer.Option("--models", help="What `train` wrote, in the order of the runs.")]
 DataDir = Annotated[Path, typer.Option(help="Where archives of images are.")]
 Work = Annotated[Path, typer.Option(help="Folder for what a job that is stopped goes on from.")]
-Gpus = Annotated[int, typer.Option(min=0, help="GPUs to use; 0 is the processor.")]
 
 
 @verbs.command()
@@ -84,6 +83,8 @@ def train(
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Images a device takes at once.")] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
     gpus: Gpus = 0,
+    devices: Annotated[int, typer.Option(min=1, help="Processes on a machine, one GPU each where there are any.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, where a launcher started the processes.")] = 1,
     threads: Threads = 1,
 ) -> None:
     """Train the networks of the run NAME, going on from its checkpoints if it was stopped."""
@@ -93,25 +94,25 @@ def train(
     start = None if origin is None or origin_spec is None else (origin, parse(Run, origin_spec, "--origin-spec"))
     images = _images(run, data_dir)
     settings: dict[str, Setting] = {"name": name, "run": run, "precision": precision, "images": images.sha256}
-    with job([out], settings, run.seeds, threads) as spent:
+    with job([out], settings, run.seeds, max(1, threads // devices)) as spent:
         from diffusion_density.runtime import use_bfloat16
         from diffusion_density.studies.max_likelihood.train import train
         from diffusion_density.training.devices import open_available
 
-        devices = open_available(gpus)
+        opened = open_available(gpus, devices, nodes)
         folder = train(
             name,
             run,
             images,
             out,
             work=work,
-            devices=devices,
-            bfloat16=use_bfloat16(precision, devices.device),
+            devices=opened,
+            bfloat16=use_bfloat16(precision, opened.device),
             micro_batch=micro_batch,
             origin=start,
             checkpoint_every=checkpoint_every,
         )
-        if devices.global_rank > 0:  # the first process writes and records
+        if opened.global_rank > 0:  # the first process writes and records
             raise typer.Exit
         spent.append(folder)
 
@@ -132,7 +133,7 @@ def curves(
     with _examination(runs, sizes, out, data_dir, threads) as images:
         from diffusion_density.studies.max_likelihood.curves import measure
 
-        measure(runs, sizes, images, out, device=_device(gpus))
+        measure(runs, sizes, images, out, device=device(gpus))
 
 
 @verbs.command()
@@ -154,7 +155,7 @@ def likelihood(
     with job([out], settings, run.seeds, threads) as spent:
         from diffusion_density.studies.max_likelihood.likelihood import evaluate
 
-        spent.append(evaluate(name, run, sizes, images, models, out, work=work, device=_device(gpus)))
+        spent.append(evaluate(name, run, sizes, images, models, out, work=work, device=device(gpus)))
 
 
 @verbs.command()
@@ -173,7 +174,7 @@ def variance(
     with _examination(runs, sizes, out, data_dir, threads) as images:
         from diffusion_density.studies.max_likelihood.variance import measure
 
-        measure(runs, sizes, images, out, device=_device(gpus))
+        measure(runs, sizes, images, out, device=device(gpus))
 
 
 @verbs.command()
@@ -192,7 +193,7 @@ def trace(
     with _examination(runs, sizes, out, data_dir, threads) as images:
         from diffusion_density.studies.max_likelihood.trace import measure
 
-        measure(runs, sizes, images, out, device=_device(gpus))
+        measure(runs, sizes, images, out, device=device(gpus))
 
 
 @verbs.command()
@@ -214,7 +215,7 @@ def samples(
     with job([grid, out], settings, run.seeds[:1], threads):
         from diffusion_density.studies.max_likelihood.samples import draw
 
-        draw(name, run, sizes, images, models, grid, out, device=_device(gpus))
+        draw(name, run, sizes, images, models, grid, out, device=device(gpus))
 
 
 @verbs.command()
@@ -254,12 +255,6 @@ def _images(run: Run, data_dir: Path) -> "ImageSet":
     from diffusion_density.data.images import load
 
     return load(run.dataset, data_dir, download=False)
-
-
-def _device(gpus: int) -> str:
-    from diffusion_density.training.devices import available
-
-    return "cuda" if available(gpus) else "cpu"
 
 
 def _runs(names: list[str], specs: list[str], models: list[Path]) -> dict[str, tuple[Run, Path]]:

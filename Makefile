@@ -42,7 +42,7 @@ reference: $(INSTALLED) ## Make results/reference from results/<scale>: tables, 
 test: $(INSTALLED) ## Run the tests
 	@python -m pytest -n 2 --dist loadfile $(TESTS)
 
-kills: $(INSTALLED) ## Kill a smoke run twenty times at random and compare its tables; a quarter of an hour
+kills: $(INSTALLED) ## Kill a smoke run twenty times at random and compare its tables; twenty minutes
 	python tests/kills.py $(KILLS)
 
 benchmark: $(INSTALLED) ## Time this library beside others, which it installs into .venv

@@ -35,7 +35,7 @@ OPTIONS = [
     *("--set-resources", f"max_likelihood_train:gpu=2 if wildcards.run == '{PAIR}' else 1"),
     f"max_likelihood_train:gpu_model='{slurm.GPU_MODEL}'",
     # There is no accounting here to ask, as on a real cluster, and nobody to spare.
-    *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"),
+    *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "8", "--latency-wait", "5"),
 ]
 
 

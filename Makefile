@@ -45,6 +45,9 @@ test: $(INSTALLED) ## Run the tests
 cluster-test: $(INSTALLED) ## Run jobs on a SLURM of this machine, with two pretended GPUs, which root can start
 	@python -m pytest -rs tests/workflow/test_slurm.py
 
+kills: $(INSTALLED) ## Kill a smoke run twenty times at random and compare its tables; a quarter of an hour
+	python tests/kills.py $(KILLS)
+
 benchmark: $(INSTALLED) ## Time this library beside others, which it installs into .venv
 	python -m pip install --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[benchmarks]'
 	python -m benchmarks $(BENCHMARKS)

@@ -19,7 +19,8 @@ from diffusion_density.networks.unet import SmallUNet
 from diffusion_density.schedules import LogLinear
 from diffusion_density.training.devices import open_devices
 from diffusion_density.training.flow_matching import FlowMatching
-from diffusion_density.training.loop import ImageTraining, Trained, train_images
+from diffusion_density.training.loop import Trained, train_images
+from diffusion_density.training.passes import ImageTraining
 
 SETTINGS = ImageTraining(
     steps=12, batch_size=8, learning_rate=1e-3, warmup=4, cosine=True, clip=50.0, ema=0.9, flips=True, seed=3

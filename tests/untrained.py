@@ -20,5 +20,5 @@ def save_untrained(images: ImageSet, path: Path) -> Run:
         optimiser=Optimiser(batch_size=4, learning_rate=1e-3, warmup=0, cosine=False, ema=0.5),
         snapshots=(1,),
     )
-    models.save(path, run, {(0, 1): models.build(run, images, 0).state_dict()}, {0: torch.zeros(1)})
+    models.save(path, run, images, {(0, 1): models.build(run, images, 0).state_dict()}, {0: torch.zeros(1)})
     return run

@@ -5,9 +5,11 @@ killed job never sees half a file. Results hold no dates; what belongs to one ex
 ``<result>.provenance.json``, written by `provenance.recording`. Every reader raises `InputError` that names the file.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +29,8 @@ HEADER_KEY = "settings"
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path; move what was written there to ``path`` at the end, or remove it if an error came.
 
-    Parent folders are made. Raises `InputError` if the folder can't be written to.
+    Parent folders are made. Raises `InputError` if the folder can't be written to, or the disk is full; what was there
+    before stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}")
@@ -38,7 +41,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = f"; make room in {path.parent} and run again, what is finished stays" if full else ""
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}){hint}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -67,13 +72,20 @@ def write_csv(path: Path, table: "pd.DataFrame") -> None:
 
 def write_safetensors(path: Path, tensors: "Mapping[str, Tensor]", settings: Mapping[str, Any] | None = None) -> None:
     """Write named tensors, and ``settings`` (anything that JSON holds) in the file's header."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     # One header key only: safetensors writes several in an arbitrary order.
     header = {HEADER_KEY: json.dumps(settings or {}, allow_nan=False)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        save_file(contiguous, temporary, header)
+        try:
+            save_file(contiguous, temporary, header)
+        except SafetensorError as error:  # what the system said is in the text alone
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def read_text(path: Path) -> str:
@@ -109,6 +121,24 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> "pd.DataFrame":
     if missing:
         raise InputError(f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(map(str, table))}")
     return table
+
+
+def joined(parts: Sequence[Path]) -> str:
+    """The text of one table with the rows of several, in the order given; no number is read or written anew.
+
+    Raises `InputError` if they have not the same columns.
+    """
+    header = ""
+    rows: list[str] = []
+    for part in parts:
+        columns, newline, body = read_text(part).partition("\n")
+        if not newline or (body and not body.endswith("\n")):
+            raise InputError(f"{part}: ends in the middle of a line; make it anew")
+        if rows and columns != header:
+            raise InputError(f"{part}: has the columns {columns}, but {parts[0]} has {header}")
+        header = columns
+        rows.append(body)
+    return f"{header}\n{''.join(rows)}"
 
 
 def read_safetensors(path: Path, names: Sequence[str] = ()) -> "tuple[dict[str, Tensor], Any]":

@@ -29,6 +29,7 @@ from diffusion_density.studies.density_formula.verbs import verbs as density_for
 from diffusion_density.studies.high_density.verbs import verbs as high_density
 from diffusion_density.studies.job import Threads
 from diffusion_density.studies.max_likelihood.verbs import verbs as max_likelihood
+from diffusion_density.validation import explain, read_yaml
 
 app = typer.Typer(
     help="Log densities of diffusion models.",
@@ -54,7 +55,7 @@ def main() -> None:
     except (InputError, NumericalError) as error:
         _fail(str(error))
     except ValidationError as error:
-        _fail(config.explain(error))
+        _fail(explain(error))
 
 
 @app.command()
@@ -206,18 +207,9 @@ def concat(
     out: Annotated[Path, typer.Option(help="The table to write.")],
 ) -> None:
     """Put the rows of several tables, in the order given, into one."""
-    header = ""
-    rows: list[str] = []
-    for part in parts:
-        columns, newline, body = artifacts.read_text(part).partition("\n")
-        if not newline or (body and not body.endswith("\n")):
-            raise InputError(f"{part}: ends in the middle of a line; make it anew")
-        if rows and columns != header:
-            raise InputError(f"{part}: has the columns {columns}, but {parts[0]} has {header}")
-        header = columns
-        rows.append(body)
+    text = artifacts.joined(parts)
     with recording([out], settings={"parts": [part.name for part in parts]}):
-        artifacts.write_text(out, f"{header}\n{''.join(rows)}")
+        artifacts.write_text(out, text)
 
 
 @app.command()
@@ -235,7 +227,7 @@ def check_config(
     scales: Annotated[Path, typer.Option(help="Folder of the scale files.")] = config.SCALES,
 ) -> None:
     """Check a configuration and the sizes that it chooses, and say what they amount to."""
-    values = config.read_config(config.read_yaml(file), file=file)
+    values = config.read_config(read_yaml(file), file=file)
     runs = config.runs(values, config.read_scale(values.scale, scales))
     networks = sum(len(run.arms) * run.mixtures * len(run.seeds) for run in runs.values())
     typer.echo(f"{file}: scale {values.scale}, {len(runs)} training runs of {networks} networks in all")
@@ -248,7 +240,7 @@ def plan(
     scales: Annotated[Path, typer.Option(help="Folder of the scale files.")] = config.SCALES,
 ) -> None:
     """Print what training on images will cost: parameters, operations and hours of a GPU, from counted operations."""
-    values = config.read_config(config.read_yaml(file), file=file)
+    values = config.read_config(read_yaml(file), file=file)
     sizes = config.read_scale(scale or values.scale, scales).max_likelihood
     from diffusion_density.studies.max_likelihood.costs import GPU_FLOPS, cost
 
@@ -271,7 +263,7 @@ def fetch(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte before giving up.")] = 10.0,
 ) -> None:
     """Download the archives of image sets that have a public address; say how to get the others."""
-    values = config.read_config(config.read_yaml(file), file=file)
+    values = config.read_config(read_yaml(file), file=file)
     for name in names or values.datasets:
         for archive in ARCHIVES.get(check_name(name), ()):
             try:

@@ -1,5 +1,4 @@
-"""The workflow's configuration, typed: ``config.yaml``, what a user changes, ``workflow/scales/``, the sizes,
-and ``workflow/claims.yaml``.
+"""The workflow's configuration, typed: ``config.yaml``, what a user changes, and ``workflow/scales/``, the sizes.
 
 A wrong key or value raises `InputError` with one line that names the file, the key and what is wrong. Studies never
 import this module: they get their own part, resolved, so that changing one size reruns one experiment.
@@ -8,9 +7,8 @@ import this module: they get their own part, resolved, so that changing one size
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from diffusion_density.claims.definition import Claims
@@ -22,12 +20,10 @@ from diffusion_density.studies.density_estimators.sizes import DensityEstimators
 from diffusion_density.studies.density_formula.sizes import DensityFormulaSizes
 from diffusion_density.studies.high_density.sizes import HighDensitySizes
 from diffusion_density.studies.max_likelihood.sizes import MaxLikelihoodSizes
-
-Model = TypeVar("Model", bound=BaseModel)
+from diffusion_density.validation import checked, explain, read_yaml
 
 CONFIG_FILE = Path("config.yaml")
 SCALES = Path("workflow/scales")
-CLAIMS_FILE = Path("workflow/claims.yaml")
 
 
 def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -113,35 +109,7 @@ def read_config(values: Mapping[str, Any], overridden: Collection[str] = (), fil
 def read_scale(name: str, folder: Path = SCALES) -> Scale:
     """Read and check the scale file ``<folder>/<name>.yaml``."""
     file = folder / f"{name}.yaml"
-    return _validated(Scale, read_yaml(file), file)
-
-
-def read_claims(file: Path = CLAIMS_FILE) -> Claims:
-    """Read and check the claims of the papers."""
-    return _validated(Claims, read_yaml(file), file)
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping."""
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise InputError(f"{file}:{line} is not YAML ({getattr(error, 'problem', error)})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: must hold keys with values")
-    return values
-
-
-def parse(model: type[Model], text: str, origin: str) -> Model:
-    """Check JSON ``text`` against ``model``; ``origin`` is what errors name."""
-    try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        raise InputError(f"{origin}: {explain(error)}") from None
+    return checked(Scale, read_yaml(file), file)
 
 
 def runs(config: Config, scale: Scale) -> dict[str, TrainingRun]:
@@ -163,30 +131,3 @@ def schemas() -> dict[str, str]:
         + "\n"
         for name, model in models.items()
     }
-
-
-def explain(error: ValidationError) -> str:
-    """All that a check found, on one line: ``key: what is wrong (got value)``."""
-    problems = error.errors(include_url=False)
-    inner = {problem["loc"][:-1] for problem in problems}
-    # A list whose items are wrong also counts as too short: say it once.
-    return "; ".join(_explain_one(p) for p in problems if not (p["type"] == "too_short" and p["loc"] in inner))
-
-
-def _explain_one(problem: Any) -> str:  # noqa: ANN401 (pydantic_core's ErrorDetails)
-    key = ".".join(map(str, problem["loc"]))
-    plain = {"extra_forbidden": "unknown key", "missing": "is missing", "too_short": "must not be empty"}
-    if problem["type"] in plain:
-        return f"{key}: {plain[problem['type']]}"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    given = problem["input"]
-    got = "" if isinstance(given, Mapping) else f" (got {given!r})"
-    return f"{key}: {message}{got}" if key else message
-
-
-def _validated(model: type[Model], values: Mapping[str, Any], file: Path) -> Model:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise InputError(f"{file}: {explain(error)}") from None

@@ -150,6 +150,15 @@ def test_a_reference_holds_tables_figures_verdicts_and_provenance(run: Path, tmp
     assert not comparison.compare(run, out).moved
 
 
+def test_a_reference_shows_no_test_images(run: Path, tmp_path: Path) -> None:
+    name = "max_likelihood/figures/samples.svg"
+    with recording([run / name], settings={}):
+        artifacts.write_text(run / name, "<svg/>")
+    reference.collect(run, tmp_path / "reference")
+    assert not (tmp_path / "reference" / name).exists()
+    assert json.loads((tmp_path / "reference/provenance.json").read_text())["left_out"] == {name: 6}
+
+
 def test_a_reference_stays_small(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "LARGE", 5)
     monkeypatch.setattr(reference, "WHOLE", 11)

@@ -9,15 +9,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from diffusion_density import artifacts, config
+from diffusion_density import artifacts
 from diffusion_density.claims import page, verdicts
-from diffusion_density.claims.definition import VERDICTS, Verdict
+from diffusion_density.claims.definition import VERDICTS, Verdict, read_claims
 from diffusion_density.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
 REPORT = ROOT / "workflow" / "report"
-CLAIMS = config.read_claims(ROOT / "workflow" / "claims.yaml")
+CLAIMS = read_claims(ROOT / "workflow" / "claims.yaml")
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 
 
@@ -122,10 +122,9 @@ def test_a_reading_says_what_the_verdicts_say(seed: int) -> None:
     judged = {claim.id: Row(chosen.choice(VERDICTS), chosen.random(), 0.1, 0.9) for claim in CLAIMS.claims}
     for paper, sentences in CLAIMS.readings.items():
         text = page.reading(CLAIMS, judged, paper)
-        numbers = [
-            [row.verdict for name, row in judged.items() if name[0] == paper].count(verdict) for verdict in VERDICTS
-        ]
-        assert text.startswith(f"Of {sum(numbers)} claims {numbers[0]} are replicated and {numbers[1]} are not; ")
+        given = [row.verdict for name, row in judged.items() if name[0] == paper]
+        numbers = ", ".join(f"{given.count(verdict)} {verdict}" for verdict in VERDICTS)
+        assert text.startswith(f"Verdicts on {len(given)} claims: {numbers}.")
         for sentence in sentences:
             shown = sentence.text.format(**{name: page.measured(row) for name, row in judged.items()})
             holds = all(judged[name].verdict == verdict for name, verdict in sentence.when.items())

@@ -14,14 +14,14 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 
-from diffusion_density import artifacts, config
+from diffusion_density import artifacts
 from diffusion_density.claims import verdicts
-from diffusion_density.claims.definition import VERDICTS, Claim, Claims, Measure, Sentence, Test
+from diffusion_density.claims.definition import VERDICTS, Claim, Claims, Measure, Sentence, Test, read_claims
 from diffusion_density.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
-CLAIMS = config.read_claims(ROOT / "workflow" / "claims.yaml")
+CLAIMS = read_claims(ROOT / "workflow" / "claims.yaml")
 
 
 def claim(test: dict[str, Any] | None = None, **metric: Any) -> Claim:  # noqa: ANN401 (any field)

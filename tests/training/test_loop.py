@@ -1,5 +1,6 @@
 """Training of image models: it learns, and ends the same however it was stopped, divided or continued."""
 
+import copy
 import random
 import signal
 import subprocess
@@ -15,12 +16,16 @@ from torch import Tensor, nn
 
 import image_training
 from diffusion_density import artifacts
+from diffusion_density.density.bits import bits_per_dim
 from diffusion_density.density.dequantization import to_unit
+from diffusion_density.density.result import LogDensity
 from diffusion_density.errors import InputError, NumericalError
+from diffusion_density.model import DiffusionModel
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.devices import OneDevice, open_devices
 from diffusion_density.training.flow_matching import FlowMatching
-from diffusion_density.training.loop import ImageTraining, Trained, train_images
+from diffusion_density.training.loop import Trained, train_images
+from diffusion_density.training.passes import ImageTraining
 from diffusion_density.training.randomness import shuffled_rows
 from image_training import OBJECTIVE, SETTINGS, digits, tensors, train
 from truths import seeded
@@ -202,10 +207,21 @@ def test_two_processes_have_the_loss_curve_of_one_and_one_goes_on_from_two(tmp_p
     two, _ = artifacts.read_safetensors(tmp_path / "two.safetensors")
     one = train(tmp_path / "one", dropout=0.0, settings={"steps": steps})
     torch.testing.assert_close(two["losses"], one.losses, rtol=1e-5, atol=0)
+    others = copy.deepcopy(one.network)
+    others.load_state_dict({name: value for name, value in two.items() if name != "losses"})
+    ours, theirs = (bits(network) for network in (one.network, others))
+    assert ours.stderr is not None
+    assert bool(((ours.value - theirs.value).abs() < 0.01 * ours.stderr).all()), "with the same throws"
     (tmp_path / "two" / f"step-{steps:09d}.safetensors").unlink()
     mixed = train(tmp_path / "two", dropout=0.0, settings={"steps": steps})
     assert torch.equal(mixed.losses[:26], two["losses"][:26])
     torch.testing.assert_close(mixed.losses, one.losses, rtol=1e-5, atol=0)
+
+
+def bits(network: nn.Module) -> LogDensity:
+    """Bits/dim of four test images by the bound, always with the same random numbers."""
+    model = DiffusionModel(network.eval().requires_grad_(False), OBJECTIVE.schedule, "velocity")
+    return bits_per_dim(model, digits().test[:4], levels=17, estimator="bound", throws=64, generator=seeded(0))
 
 
 class Rank(OneDevice):

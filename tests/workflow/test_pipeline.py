@@ -14,8 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from diffusion_density import config
-from diffusion_density.claims.definition import VERDICTS
+from diffusion_density.claims.definition import VERDICTS, read_claims
 from diffusion_density.errors import InputError
 from diffusion_density.figures import comparison, density_formula, high_density, max_likelihood
 from diffusion_density.figures.density_estimators import FIGURES
@@ -133,7 +132,7 @@ def test_a_figure_reads_the_tables_of_its_rule_and_no_others(
 def test_every_claim_has_a_verdict(finished: Finished) -> None:
     """At this scale only what needs no run of size is judged; the rest says what would test it."""
     repository, _ = finished
-    claims = config.read_claims(repository.path / "workflow/claims.yaml")
+    claims = read_claims(repository.path / "workflow/claims.yaml")
     table = pd.read_csv(repository.path / "results/smoke/claims.csv").set_index("id")
     assert list(table.index) == [claim.id for claim in claims.claims]
     assert set(table.verdict) <= set(VERDICTS)

@@ -1,5 +1,5 @@
+from diffusion_density.claims.definition import read_claims
 from diffusion_density.claims.verdicts import evidence
-from diffusion_density.config import read_claims
 
 CLAIMS_FILE = Path(os.path.relpath(workflow.basedir)) / "claims.yaml"
 try:

@@ -176,11 +176,12 @@ rule max_likelihood_likelihood:
         spec=ml_spec,
         evaluation=lambda wildcards: ML_EVALUATIONS[wildcards.run].model_dump_json(),
         data_dir=CONFIG.data_dir,
+        work="results/{scale}/max_likelihood/shards",
         code=sources_hash(f"{ML_MODULE}.likelihood"),
     shell:
         "python -m diffusion_density max-likelihood likelihood {wildcards.run} --spec {params.spec:q}"
         " --evaluation {params.evaluation:q} --models {input.models} --data-dir {params.data_dir:q}"
-        " --gpus {resources.gpu} --out {output} --threads {threads} 2>&1 | tee {log}"
+        " --work {params.work} --gpus {resources.gpu} --out {output} --threads {threads} 2>&1 | tee {log}"
 
 
 rule max_likelihood_samples:

@@ -15,6 +15,7 @@ Units are what an interval is over (mixtures, seeds, images). A test is an inter
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from string import Formatter
 from typing import Annotated, Literal, get_args
 
@@ -22,9 +23,11 @@ from pydantic import Field, field_validator, model_validator
 
 from diffusion_density.errors import InputError
 from diffusion_density.studies.fields import Strict
+from diffusion_density.validation import checked, read_yaml
 
 Paper = Literal["A", "B", "C", "D"]
 ScaleName = Literal["smoke", "desk", "paper"]
+CLAIMS_FILE = Path("workflow/claims.yaml")
 Verdict = Literal["replicated", "not replicated", "inconclusive", "not tested at this scale"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Expression = Annotated[str, Field(min_length=1, description="of columns, as pandas.DataFrame.eval reads it")]
@@ -284,3 +287,12 @@ class Claims(Strict):
     def of(self, paper: Paper) -> Sequence[Claim]:
         """The claims of one paper, in the order of the file."""
         return [claim for claim in self.claims if claim.paper == paper]
+
+
+def read_claims(file: Path = CLAIMS_FILE) -> Claims:
+    """Read and check the claims of the papers.
+
+    Raises:
+        InputError: for a file that can't be read, a wrong key or a wrong value.
+    """
+    return checked(Claims, read_yaml(file), file)

@@ -74,8 +74,7 @@ def reading(claims: Claims, judged: Judged, paper: Paper) -> str:
     """The paragraph on one paper: counts, and the sentences that these verdicts support."""
     numbers = dict(zip(VERDICTS, counts(claims, judged, paper), strict=True))
     total = sum(numbers.values())
-    opening = f"Of {total} claims {numbers['replicated']} are replicated and {numbers['not replicated']} are not; "
-    opening += f"{numbers['inconclusive']} are inconclusive and {numbers['not tested at this scale']} not tested."
+    opening = f"Verdicts on {total} claims: {', '.join(f'{number} {verdict}' for verdict, number in numbers.items())}."
     shown = {name: measured(row) for name, row in judged.items()}
     sentences = [
         sentence.text.format(**shown)

@@ -1,7 +1,8 @@
 """A run in a form that fits into git: its tables, vector figures and verdicts, and one file of provenance.
 
 Models, samples, data and the parts of tables stay out, and so do single files above `LARGE`, whose numbers other tables
-sum up; the provenance names them. The claims page is made anew from the rest by ``diffusion-density claims page``.
+sum up, and `PICTURES` of test images, whose owners may forbid to pass them on; the provenance names them. The claims
+page is made anew from the rest by ``diffusion-density claims page``.
 """
 
 import shutil
@@ -13,6 +14,7 @@ from diffusion_density.provenance import beside
 
 LARGE, WHOLE = 500_000, 5_000_000
 """Bytes that one file, and the whole, may have."""
+PICTURES = ("max_likelihood/figures/samples.svg",)
 SHARED = ("git_revision", "git_dirty", "versions", "machine", "system", "cpus")
 OWN = ("sha256", "settings_sha256", "seeds", "device", "threads", "wall_seconds")
 
@@ -29,11 +31,11 @@ def collect(run: Path, out: Path) -> int:
         raise InputError(f"{out}: is there and is no reference; name another folder")
     found = sorted([run / "claims.csv", *run.glob("*/tables/*.csv"), *run.glob("*/figures/*.svg")])
     sizes = {path.relative_to(run).as_posix(): path.stat().st_size for path in found}
-    kept = [name for name, size in sizes.items() if size <= LARGE]
+    kept = [name for name, size in sizes.items() if size <= LARGE and name not in PICTURES]
     records = {name: artifacts.read_json(beside(run / name)) for name in kept}
     provenance = {key: records["claims.csv"].get(key) for key in SHARED}
     provenance |= {"results": {name: {key: records[name].get(key) for key in OWN} for name in kept}}
-    provenance |= {"left_out": {name: size for name, size in sizes.items() if size > LARGE}}
+    provenance |= {"left_out": {name: size for name, size in sizes.items() if name not in kept}}
     if (total := sum(sizes[name] for name in kept)) > WHOLE:
         largest = ", ".join(f"{name} {sizes[name]:,}" for name in sorted(kept, key=lambda name: -sizes[name])[:5])
         raise InputError(

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from diffusion_density.artifacts import settings_hash
-from diffusion_density.claims.definition import ScaleName
-from diffusion_density.config import CLAIMS_FILE, read_claims
+from diffusion_density.claims.definition import CLAIMS_FILE, ScaleName, read_claims
 from diffusion_density.provenance import recording
 from diffusion_density.studies.job import Out
 

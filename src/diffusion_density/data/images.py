@@ -244,8 +244,11 @@ def _npz(path: Path) -> ImageSet:
     """Anyone's images: keys `train` and `test`, uint8 (N, H, W, C), and optionally a scalar `levels` (else 256)."""
     if not path.is_file():
         raise InputError(f"npz:{path}: no such file")
+    digest = sha256_of(path)
     with path.open("rb") as file:
         arrays = arrays_of(file, str(path), "train", "test", optional=("levels",))
+    if sha256_of(path) != digest:
+        raise InputError(f"{path}: changed while it was read; run again")
     for key in ("train", "test"):
         array = arrays[key]
         if array.dtype != np.uint8 or array.ndim != 4:
@@ -261,7 +264,7 @@ def _npz(path: Path) -> ImageSet:
         levels=int(levels),
         variant="",
         origin=path.name,
-        sha256={path.name: sha256_of(path)},
+        sha256={path.name: digest},
         terms=f"as whoever made {path.name} says",
     )
 

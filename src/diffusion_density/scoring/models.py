@@ -11,7 +11,6 @@
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from diffusion_density import artifacts, saved
 from diffusion_density.data.images import ImageSet
@@ -22,6 +21,7 @@ from diffusion_density.schedules import VariancePreserving
 from diffusion_density.scoring import pretrained
 from diffusion_density.studies.max_likelihood import models as runs
 from diffusion_density.studies.max_likelihood.jobs import DIGITS, Run
+from diffusion_density.validation import checked
 
 
 def read_mixture(path: Path) -> GaussianMixture:
@@ -91,11 +91,7 @@ def of_images(
         _check(model, images, shape, pretrained.LEVELS)
         return read
     _, header = artifacts.read_safetensors(model)
-    try:
-        run = Run.model_validate(header)
-    except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"]))
-        raise InputError(f"{model}: is no model of images: {key}: {error.errors()[0]['msg']}") from None
+    run = checked(Run, header, f"{model}: is no model of images")
     if not run.dataset.startswith("npz:"):
         _check(model, images, (1, 8, 8) if run.dataset == DIGITS else (3, 32, 32), 17 if run.dataset == DIGITS else 256)
     try:

@@ -1,18 +1,19 @@
 """What the verbs of all studies have in common: options, and the frame of a job."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import typer
 from pydantic import BaseModel
 
-from diffusion_density.config import parse
 from diffusion_density.errors import InputError
 from diffusion_density.provenance import recording
 from diffusion_density.studies.fields import Strict
+from diffusion_density.validation import parse
 
 Sizes = TypeVar("Sizes", bound=Strict)
 Spec = Annotated[str, typer.Option(help="JSON of the job's sizes.")]
@@ -21,23 +22,32 @@ Out = Annotated[Path, typer.Option(help="The file to write.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
 Gpus = Annotated[int, typer.Option(min=0, help="GPUs to use; 0 is the processor.")]
 
+Setting: TypeAlias = str | int | list[str] | Mapping[str, str] | BaseModel
+
 
 @contextmanager
 def job(
     outputs: Sequence[Path],
-    settings: Mapping[str, str | int | list[str] | BaseModel],
+    settings: Mapping[str, Setting],
     seeds: Sequence[int] = (),
     threads: int = 1,
-) -> Iterator[None]:
-    """Prepare torch, and record the outputs' provenance."""
+) -> Iterator[list[Path]]:
+    """Prepare torch, and record the outputs' provenance.
+
+    Gives a list for folders that are of no use once the outputs and their provenance are written: they go last, so that
+    a job that is killed at any moment finds them again.
+    """
     from diffusion_density.runtime import configure
 
     configure(threads)
     plain = {
         key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in settings.items()
     }
+    spent: list[Path] = []
     with recording(outputs, settings=plain, seeds=seeds):
-        yield
+        yield spent
+    for folder in spent:
+        shutil.rmtree(folder)
 
 
 def device(gpus: int) -> str:

@@ -34,15 +34,19 @@ class Checkpoints:
         self.settings = settings
 
     def write(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
-        """Write a checkpoint, and remove all but the last two.
+        """Write a checkpoint, and remove all but it and the one before it.
+
+        Those of later steps go too: a run that gets here could not read them.
 
         Raises:
             InputError: if it can't be written; the ones before it stay.
         """
         path = self.folder / f"{_PREFIX}{step:09d}.safetensors"
         artifacts.write_safetensors(path, tensors, {"step": step, "run": dict(self.settings)})
-        for old in self._newest_first()[KEPT:]:
-            old.unlink(missing_ok=True)
+        found = self._newest_first()
+        before = found.index(path)
+        for other in (*found[:before], *found[before + KEPT :]):
+            other.unlink(missing_ok=True)
         return path
 
     def latest(self) -> tuple[int, dict[str, Tensor]] | None:
@@ -51,7 +55,8 @@ class Checkpoints:
         Raises:
             InputError: if it is of other settings, naming the first that differs.
         """
-        for path in self._newest_first():
+        found = self._newest_first()
+        for path in found:
             try:
                 tensors, header = artifacts.read_safetensors(path)
             except InputError as error:
@@ -63,6 +68,8 @@ class Checkpoints:
                     f"remove {self.folder} to start anew, or give this run a folder of its own"
                 )
             return header["step"], tensors
+        if found:
+            _LOG.warning("%s: holds no checkpoint that can be read; the run starts anew", self.folder)
         return None
 
     def sweep(self) -> None:

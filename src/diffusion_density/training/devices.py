@@ -7,16 +7,17 @@ It takes two seconds to import, which one device spares.
 
 import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, cast, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion_density import gpu_locks
 from diffusion_density.errors import InputError
 
 _LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -35,17 +36,11 @@ class Devices(Protocol):
     def world_size(self) -> int:
         """How many processes there are."""
 
-    def setup_module(self, module: nn.Module) -> nn.Module:
-        """The module on this device, whose backward passes average the gradients over all processes."""
-
-    def no_backward_sync(self, module: nn.Module, enabled: bool = True) -> AbstractContextManager[object]:
-        """Backward passes that leave the gradients to this process, of a module from ``setup_module``."""
-
     def all_reduce(self, data: Tensor) -> Tensor:
         """The mean over all processes."""
 
-    def barrier(self) -> None:
-        """Wait for all processes."""
+    def broadcast(self, obj: T, src: int = 0) -> T:
+        """What process ``src`` gives, in all of them."""
 
 
 class OneDevice:
@@ -61,17 +56,31 @@ class OneDevice:
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
 
-    def setup_module(self, module: nn.Module) -> nn.Module:
-        return module.to(self.device)
-
-    def no_backward_sync(self, module: nn.Module, enabled: bool = True) -> AbstractContextManager[object]:  # noqa: ARG002
-        return nullcontext()
-
     def all_reduce(self, data: Tensor) -> Tensor:
         return data
 
-    def barrier(self) -> None:
-        pass
+    def broadcast(self, obj: T, src: int = 0) -> T:  # noqa: ARG002
+        return obj
+
+
+def in_first(devices: Devices, action: Callable[[], T]) -> T:
+    """What ``action`` gives in the first process, in all of them; the others wait for it.
+
+    Files are read and written so: no process depends on what its own node sees of them, or when.
+
+    Raises:
+        InputError: of the action, in every process, so that none waits for one that failed.
+    """
+    outcome: T | InputError | None = None
+    if devices.global_rank == 0:
+        try:
+            outcome = action()
+        except InputError as error:
+            outcome = error
+    shared = devices.broadcast(outcome)
+    if isinstance(shared, InputError):
+        raise shared
+    return cast(T, shared)
 
 
 def open_devices(accelerator: str = "cpu", devices: int = 1, nodes: int = 1) -> Devices:

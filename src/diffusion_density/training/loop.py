@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -28,54 +29,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_density.data.images import ImageSet
-from diffusion_density.density.dequantization import to_unit
 from diffusion_density.errors import InputError, NumericalError
-from diffusion_density.training import times
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.checkpoints import Checkpoints
-from diffusion_density.training.devices import Devices, OneDevice
+from diffusion_density.training.devices import Devices, OneDevice, in_first
 from diffusion_density.training.flow_matching import FlowMatching
-from diffusion_density.training.randomness import Purpose, global_seed, seed_of, shuffled_rows
+from diffusion_density.training.passes import ImageTraining, Passes, named
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class ImageTraining:
-    """What decides the weights that a run ends with, beside network, images and objective.
-
-    Attributes:
-        steps: of the optimiser.
-        batch_size: B, images a step, all processes together.
-        learning_rate: of AdamW, at its highest.
-        warmup: steps over which it rises to that.
-        cosine: whether it falls to zero afterwards.
-        weight_decay: of AdamW, on all but biases.
-        clip: largest norm of the gradient; None leaves it.
-        ema: decay of the averaged weights.
-        flips: whether half of the images are mirrored, left to right.
-        low_discrepancy: whether the times of a batch are stratified.
-        bfloat16: whether the network computes in bfloat16 where torch's autocast thinks it harmless.
-        seed: of all that is random but the initial weights.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float = 2e-4
-    warmup: int = 100
-    cosine: bool = False
-    weight_decay: float = 0.01
-    clip: float | None = None
-    ema: float = 0.9999
-    flips: bool = False
-    low_discrepancy: bool = True
-    bfloat16: bool = False
-    seed: int = 0
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        rise = min(1.0, (step + 1) / max(self.warmup, 1))
-        return self.learning_rate * rise * (0.5 + 0.5 * math.cos(math.pi * step / self.steps) if self.cosine else 1.0)
 
 
 @dataclass(frozen=True)
@@ -117,7 +78,8 @@ def train_images(
         settings: of the optimisation.
         folder: for the checkpoints of this run alone.
         devices: of `devices.open_devices`; one CPU by default.
-        micro_batch: images that a process sends through the network at once; by default its whole share.
+        micro_batch: images that a process sends through the network at once; by default its whole share. Where memory
+            runs out it is halved, in all processes, and the batch stays.
         checkpoint_every: steps between checkpoints.
         identity: what else a checkpoint must agree on, such as the size and seed of the network; as JSON holds it.
         snapshots: steps after which ``on_snapshot`` gets the step and the averaged network, in the first process. A run
@@ -126,8 +88,10 @@ def train_images(
         progress: whether to show a bar, in the first process.
 
     Raises:
-        InputError: if the batch can't be shared, or the checkpoint is of another run.
-        NumericalError: if the loss or its gradient is not finite, naming the step; the last checkpoint stays.
+        InputError: if the batch can't be shared, the checkpoint is of another run or can't be written, or one image
+            at a time is more than the memory holds.
+        NumericalError: if the loss or its gradient is not finite, naming the step and the images; the last checkpoint
+            stays.
     """
     devices = devices or OneDevice()
     if settings.batch_size % devices.world_size:
@@ -141,7 +105,7 @@ def train_images(
     losses = _resume(checkpoints, optimiser, devices)
     if first:
         checkpoints.sweep()
-    passes = _Passes(devices.setup_module(network), images, objective, settings, devices, micro_batch)
+    passes = Passes(network, images, objective, settings, devices, micro_batch)
     bar = tqdm(total=settings.steps, initial=len(losses), unit="step", disable=not (progress and first))
     stop = False
     with bar, _termination() as asked:
@@ -149,89 +113,29 @@ def train_images(
             loss, stop = passes.step(step, asked.is_set)
             if not math.isfinite(loss):
                 raise NumericalError(
-                    f"training: the loss is {loss} at step {step + 1}; {folder} keeps the last checkpoint"
+                    f"training: the loss is {loss} at step {step + 1} by {passes.culprits(step)}; "
+                    f"{folder} keeps the last checkpoint"
                 )
             norm = optimiser.step(settings.rate(step), settings.clip)
             if not math.isfinite(norm):
-                raise NumericalError(f"training: the gradient is {norm} at step {step + 1}; the loss is {loss}")
+                raise NumericalError(
+                    f"training: the gradient is {norm} at step {step + 1}, on {named(passes.batch(step))}; "
+                    f"the loss is {loss}, and {folder} keeps the last checkpoint"
+                )
             losses.append(loss)
             bar.update()
             done = step + 1
-            if first and done in snapshots and on_snapshot is not None:
-                on_snapshot(done, optimiser.averaged(network))
+            if done in snapshots and on_snapshot is not None:
+                in_first(devices, partial(_snapshot, on_snapshot, done, optimiser, network))
             if stop or done % checkpoint_every == 0 or done == settings.steps:
-                if first:
-                    curve = torch.tensor(losses, dtype=torch.float64)
-                    checkpoints.write(done, {**optimiser.tensors(), "losses": curve})
+                in_first(devices, partial(_write, checkpoints, optimiser, losses))
                 bar.set_postfix_str(f"bits/dim {loss / (images.train[0].numel() * math.log(2)):.3f}")
-                devices.barrier()
             if stop:
                 break
     if stop or asked.is_set():
         signal.raise_signal(signal.SIGTERM)
         raise SystemExit(128 + signal.SIGTERM)  # where the signal was ignored
     return Trained(optimiser.averaged(network), torch.tensor(losses, dtype=torch.float64))
-
-
-class _Passes:
-    """The forward and backward passes of a step."""
-
-    def __init__(
-        self,
-        network: nn.Module,
-        images: ImageSet,
-        objective: FlowMatching,
-        settings: ImageTraining,
-        devices: Devices,
-        micro_batch: int | None,
-    ) -> None:
-        self.network = network
-        self.images = images
-        self.objective = objective
-        self.settings = settings
-        self.devices = devices
-        self.micro_batch = micro_batch or settings.batch_size
-
-    def step(self, step: int, stop: Callable[[], bool]) -> tuple[float, bool]:
-        """Leave the gradient of the mean loss in the weights; then ask whether to ``stop``.
-
-        Returns:
-            The mean loss over the whole batch, and whether any process has been told to stop.
-        """
-        draws = self._draw(step)
-        share = len(draws[0])
-        parts = list(zip(*(rows.split(self.micro_batch) for rows in draws), strict=True))
-        total = torch.zeros((), dtype=torch.float64, device=self.devices.device)
-        with global_seed(self.devices.device, self.settings.seed, Purpose.DROPOUT, step, self.devices.global_rank):
-            for i, (x, u, noise, *probe) in enumerate(parts):
-                with self.devices.no_backward_sync(self.network, enabled=i + 1 < len(parts)):
-                    loss = self.objective(self._forward, x, u, noise, *probe).sum() / share
-                    loss.backward()
-                total += loss.detach()
-        told = torch.stack([total, torch.full_like(total, float(stop()))])
-        mean, stopped = self.devices.all_reduce(told).tolist()
-        return mean, stopped > 0
-
-    def _forward(self, y: Tensor, s: Tensor) -> Tensor:
-        with torch.autocast(y.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-            output: Tensor = self.network(y, s)
-        return output.to(y.dtype)
-
-    def _draw(self, step: int) -> list[Tensor]:
-        """This process's rows of the step: images in (−1, 1), uniform numbers, noise, and probes if needed."""
-        settings, device = self.settings, self.devices.device
-        count = settings.batch_size
-        mine = slice(self.devices.global_rank, None, self.devices.world_size)
-        chosen = shuffled_rows(len(self.images.train), settings.seed, step * count, count)[mine]
-        x = to_unit(self.images.train[chosen].to(device), self.images.levels)
-        generator = torch.Generator(device).manual_seed(seed_of(settings.seed, Purpose.THROWS, step))
-        u = (times.low_discrepancy if settings.low_discrepancy else times.independent)(count, generator)
-        noise = torch.randn(count, *x.shape[1:], generator=generator, device=device)
-        flipped = torch.rand(count, generator=generator, device=device)[mine] < 0.5
-        if settings.flips:
-            x = torch.where(flipped[:, None, None, None], x.flip(3), x)
-        probe = self.objective.probe(noise, generator)
-        return [x, u[mine], noise[mine], *([] if probe is None else [probe[mine]])]
 
 
 def _identity(
@@ -243,17 +147,23 @@ def _identity(
 
 
 def _resume(checkpoints: Checkpoints, optimiser: AveragedAdamW, devices: Devices) -> list[float]:
-    """Load the last checkpoint, and give the losses up to there."""
-    found = checkpoints.latest()
-    step, tensors = (0, {}) if found is None else found
-    mean = devices.all_reduce(torch.tensor(float(step), dtype=torch.float64, device=devices.device)).item()
-    if mean != step:
-        raise InputError(f"training: the processes do not see the same checkpoints in {checkpoints.folder}")
-    if not step:
+    """Load the last checkpoint that the first process sees, and give the losses up to there."""
+    found = in_first(devices, checkpoints.latest)
+    if found is None:
         return []
+    step, tensors = found
     losses = tensors.pop("losses", torch.empty(0))
     optimiser.load(tensors, step)
     return losses.tolist()
+
+
+def _write(checkpoints: Checkpoints, optimiser: AveragedAdamW, losses: list[float]) -> None:
+    curve = torch.tensor(losses, dtype=torch.float64)
+    checkpoints.write(len(losses), {**optimiser.tensors(), "losses": curve})
+
+
+def _snapshot(taker: Callable[[int, Network], None], step: int, optimiser: AveragedAdamW, network: Network) -> None:
+    taker(step, optimiser.averaged(network))
 
 
 @contextmanager

@@ -2,10 +2,15 @@
 
 Every test uses the same random numbers for one image, whatever the network: differences between networks, and between
 dequantizations of one network, have far less noise than the values.
+
+The images are measured in shards, each with random numbers of its own; a job that was stopped measures those that it
+had not finished.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,6 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from diffusion_density import artifacts
 from diffusion_density.data.images import ImageSet
 from diffusion_density.density.bits import bits_per_dim
 from diffusion_density.density.bound import ROWS
@@ -22,8 +26,9 @@ from diffusion_density.density.result import LogDensity
 from diffusion_density.model import DiffusionModel
 from diffusion_density.studies.max_likelihood.jobs import Evaluation, Run
 from diffusion_density.studies.max_likelihood.models import columns, last, load
+from diffusion_density.studies.shards import Shards
 
-_SEED = 20230506  # of dequantization, probes and throws, which all networks share
+_SEED = 20230506  # of dequantization, probes and throws, which all networks share; plus the number of the first image
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,11 @@ class Test:
     scheme: Scheme = "truncated_normal"
     late: bool = False
     draws: int = 1
+
+    @property
+    def name(self) -> str:
+        """One word for files."""
+        return f"{self.estimator}-{self.scheme}{'-late' if self.late else ''}-{self.draws}"
 
     @property
     def columns(self) -> dict[str, str | int | bool]:
@@ -65,35 +75,72 @@ def tests(evaluation: Evaluation) -> list[Test]:
 
 
 def evaluate(
-    name: str, run: Run, evaluation: Evaluation, images: ImageSet, models: Path, out: Path, *, device: str
-) -> None:
+    name: str, run: Run, evaluation: Evaluation, images: ImageSet, models: Path, out: Path, *, work: Path, device: str
+) -> Path:
     """Measure what the networks of a run ended with, and write one row an image and test.
 
+    Args:
+        name: of the run.
+        run: what was trained.
+        evaluation: sizes of the measurement.
+        images: the image set of the run.
+        models: the networks.
+        out: the table to write.
+        work: folder for the shards of all measurements.
+        device: where to compute.
+
+    Returns:
+        The folder of this measurement's shards, to be removed.
+
     Raises:
-        InputError: if the networks are of another run.
+        InputError: if the networks are of another run, or were trained on other images.
     """
     found = load(models, run, images, device)
     keys = sorted(found) if run.equal_compute else [(seed, last(found, seed)[0]) for seed in run.seeds]
     chosen = tests(evaluation)
-    rows: list[dict[str, Any]] = []
+    settings = {
+        "run": run.model_dump(mode="json"),
+        "evaluation": evaluation.model_dump(mode="json"),
+        "images": dict(images.sha256),
+        "models": hashlib.sha256(models.read_bytes()).hexdigest(),
+        "device": device,
+        "rows": ROWS,
+    }
+    shards = Shards(work, name, __name__, settings)
     total = len(keys) * sum(min(test.images, len(images.test)) * test.draws for test in chosen)
     with tqdm(total=total, desc=name, unit="image", mininterval=1) as bar:
         for seed, step in keys:
             for test in chosen:
-                first = 0
-                for result in _results(found[seed, step], images, test, evaluation, device):
-                    common = {"dataset": images.name, **columns(name, run, seed, step), **test.columns}
-                    rows += [common | row for row in _rows(result, first)]
-                    first += len(result.value)
-                    bar.update(len(result.value) * test.draws)
-    artifacts.write_csv(out, pd.DataFrame(rows))
+                common = {"dataset": images.name, **columns(name, run, seed, step), **test.columns}
+                for first in range(0, min(test.images, len(images.test)), ROWS):
+                    count = min(ROWS, test.images - first, len(images.test) - first)
+                    measure = partial(_shard, found[seed, step], images, test, evaluation, device, first, count, common)
+                    shards.add(f"{seed}-{step}-{test.name}-{first:05d}", measure)
+                    bar.update(count * test.draws)
+    shards.write(out)
+    return shards.folder
 
 
-def _results(
-    model: DiffusionModel, images: ImageSet, test: Test, evaluation: Evaluation, device: str
-) -> Iterator[LogDensity]:
-    """Some images at a time; their random numbers follow one another in one stream."""
-    generator = torch.Generator().manual_seed(_SEED)
+def _shard(
+    model: DiffusionModel,
+    images: ImageSet,
+    test: Test,
+    evaluation: Evaluation,
+    device: str,
+    first: int,
+    count: int,
+    common: dict[str, Any],
+) -> pd.DataFrame:
+    """The rows of ``count`` images from ``first`` on."""
+    result = _result(model, images, test, evaluation, device, first, count)
+    return pd.DataFrame([common | row for row in _rows(result, first)])
+
+
+def _result(
+    model: DiffusionModel, images: ImageSet, test: Test, evaluation: Evaluation, device: str, first: int, count: int
+) -> LogDensity:
+    """Bits/dim of ``count`` images from ``first`` on, whose random numbers are those of their shard."""
+    generator = torch.Generator().manual_seed(_SEED + first)
     settings = evaluation.likelihood
     options: dict[str, Any] = {"levels": images.levels, "estimator": test.estimator, "generator": generator}
     if test.estimator == "bound":
@@ -108,8 +155,7 @@ def _results(
             "draws": test.draws,
             "importance_weighted": test.draws > 1,
         }
-    for part in images.test[: test.images].split(max(1, ROWS // test.draws)):
-        yield bits_per_dim(model, part.to(device), **options)
+    return bits_per_dim(model, images.test[first : first + count].to(device), **options)
 
 
 def _rows(result: LogDensity, first: int) -> Iterator[dict[str, Any]]:

@@ -38,22 +38,38 @@ def build(run: Run, images: ImageSet, seed: int) -> nn.Module:
     return build_unet(run.network, images.shape[0], images.levels, gammas, generator)
 
 
-def save(path: Path, run: Run, weights: Mapping[Key, Mapping[str, Tensor]], losses: Mapping[int, Tensor]) -> None:
-    """Write the averaged weights of every seed and snapshot, and the losses of every step (nats an image)."""
+def save(
+    path: Path,
+    run: Run,
+    images: ImageSet,
+    weights: Mapping[Key, Mapping[str, Tensor]],
+    losses: Mapping[int, Tensor],
+) -> None:
+    """Write the averaged weights of every seed and snapshot, and the losses of every step (nats an image).
+
+    The file says which images they were trained on, by checksum.
+    """
     tensors = {f"{seed}/{step}/{name}": value for (seed, step), of in weights.items() for name, value in of.items()}
     curves = {f"{seed}/losses": values for seed, values in losses.items()}
-    artifacts.write_safetensors(path, tensors | curves, run.model_dump(mode="json"))
+    artifacts.write_safetensors(
+        path, tensors | curves, {"run": run.model_dump(mode="json"), "images": dict(images.sha256)}
+    )
 
 
-def load_weights(path: Path, run: Run) -> dict[Key, dict[str, Tensor]]:
+def load_weights(path: Path, run: Run, images: ImageSet) -> dict[Key, dict[str, Tensor]]:
     """The weights of every seed and step, steps rising.
 
     Raises:
-        InputError: if the file is of another run.
+        InputError: if the file is of another run, or was trained on other images than these.
     """
     tensors, header = artifacts.read_safetensors(path)
-    if header != run.model_dump(mode="json"):
+    if header.get("run") != run.model_dump(mode="json"):
         raise InputError(f"{path}: holds the networks of another run; make it anew")
+    if header["images"] != dict(images.sha256):
+        raise InputError(
+            f"{path}: its networks were trained on other images than those of {images.name} now "
+            f"(SHA-256 {_short(header['images'])} there, {_short(images.sha256)} here); run the workflow again"
+        )
     weights: dict[Key, dict[str, Tensor]] = {}
     for key in sorted(tensors):
         seed, step, *name = key.split("/")
@@ -66,14 +82,18 @@ def load(path: Path, run: Run, images: ImageSet, device: torch.device | str = "c
     """The models of every seed and step, without gradients.
 
     Raises:
-        InputError: if the file is of another run.
+        InputError: if the file is of another run, or was trained on other images than these.
     """
     models = {}
-    for key, weights in load_weights(path, run).items():
+    for key, weights in load_weights(path, run, images).items():
         network = build(run, images, key[0]).requires_grad_(False).eval()
         network.load_state_dict(weights)
         models[key] = DiffusionModel(network.to(device), schedule(run.arm, images.levels), run.arm.prediction)
     return models
+
+
+def _short(checksums: Mapping[str, str]) -> str:
+    return ", ".join(value[:12] for value in checksums.values())
 
 
 def last(models: Mapping[Key, DiffusionModel], seed: int) -> tuple[int, DiffusionModel]:

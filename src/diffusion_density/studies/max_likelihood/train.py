@@ -1,11 +1,10 @@
 """Training jobs of paper D: the networks of one run, seed after seed, resumable at any moment.
 
-A job keeps its checkpoints and snapshots in a folder named for all that decides its outcome, and removes that folder
-when the result is written.
+A job keeps its checkpoints and snapshots in a folder named for all that decides its outcome, which is of no use once
+the result is written.
 """
 
 import hashlib
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from diffusion_density.data.images import ImageSet
 from diffusion_density.studies.max_likelihood.jobs import Run
 from diffusion_density.studies.max_likelihood.models import Key, build, load_weights, objective, save
 from diffusion_density.training.cost import step_flops
-from diffusion_density.training.devices import Devices
+from diffusion_density.training.devices import Devices, in_first
 from diffusion_density.training.flow_matching import FlowMatching
-from diffusion_density.training.loop import ImageTraining, train_images
+from diffusion_density.training.loop import train_images
+from diffusion_density.training.passes import ImageTraining
 
 CHECKPOINT_EVERY = 200  # steps
 
@@ -35,7 +35,7 @@ def train(
     micro_batch: int | None = None,
     origin: tuple[Path, Run] | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
-) -> None:
+) -> Path:
     """Train the networks of a run and write those of every snapshot.
 
     Args:
@@ -50,12 +50,15 @@ def train(
         origin: the networks to go on from, and their run.
         checkpoint_every: steps between checkpoints.
 
+    Returns:
+        The folder of this run's checkpoints, to be removed.
+
     Raises:
         InputError: if the origin is of another run.
         NumericalError: if a loss is not finite.
     """
     settings = run.model_dump(mode="json") | {"bfloat16": bfloat16, "images": dict(images.sha256)}
-    started = load_weights(*origin) if origin else None
+    started = load_weights(*origin, images) if origin else None
     if origin:
         settings["origin_sha256"] = hashlib.sha256(origin[0].read_bytes()).hexdigest()
     folder = work / f"{name}-{artifacts.settings_hash(settings)[:16]}"
@@ -84,10 +87,8 @@ def train(
         losses[seed] = trained.losses
         if devices.global_rank == 0:
             weights |= {(seed, step): artifacts.read_safetensors(_snapshot(kept, step))[0] for step in snapshots}
-    if devices.global_rank == 0:
-        save(out, run, weights, losses)
-        shutil.rmtree(folder)
-    devices.barrier()
+    in_first(devices, lambda: save(out, run, images, weights, losses))
+    return folder
 
 
 def snapshot_steps(run: Run, images: ImageSet, network: nn.Module) -> list[int]:

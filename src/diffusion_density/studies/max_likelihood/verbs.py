@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from diffusion_density.config import parse
 from diffusion_density.errors import InputError
 from diffusion_density.studies.fields import Strict
-from diffusion_density.studies.job import Gpus, Out, Threads, device, job
+from diffusion_density.studies.job import Gpus, Out, Setting, Threads, device, job
 from diffusion_density.studies.max_likelihood.jobs import Curve, Evaluation, Run, Samples, Trace, Variance
+from diffusion_density.validation import parse
 
 if TYPE_CHECKING:
     from diffusion_density.data.images import ImageSet
@@ -30,6 +30,7 @@ Specs = Annotated[list[str], typer.Option("--spec", help="JSON of a training run
 Models = Annotated[Path, typer.Option(help="What `train` wrote for the run.")]
 ManyModels = Annotated[list[Path], typer.Option("--models", help="What `train` wrote, in the order of the runs.")]
 DataDir = Annotated[Path, typer.Option(help="Where archives of images are.")]
+Work = Annotated[Path, typer.Option(help="Folder for what a job that is stopped goes on from.")]
 
 
 @verbs.command()
@@ -75,7 +76,7 @@ def train(
     spec: Spec,
     out: Out,
     data_dir: DataDir,
-    work: Annotated[Path, typer.Option(help="Folder for checkpoints.")],
+    work: Work,
     origin: Annotated[Path | None, typer.Option(help="The networks to go on from.")] = None,
     origin_spec: Annotated[str | None, typer.Option(help="JSON of their run.")] = None,
     precision: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Of convolutions.")] = "float32",
@@ -91,16 +92,18 @@ def train(
     if (origin is None) != (run.origin is None) or (origin is None) != (origin_spec is None):
         raise InputError("train: --origin and --origin-spec belong to a run that goes on from another")
     start = None if origin is None or origin_spec is None else (origin, parse(Run, origin_spec, "--origin-spec"))
-    with job([out], {"name": name, "run": run, "precision": precision}, run.seeds, max(1, threads // devices)):
+    images = _images(run, data_dir)
+    settings: dict[str, Setting] = {"name": name, "run": run, "precision": precision, "images": images.sha256}
+    with job([out], settings, run.seeds, max(1, threads // devices)) as spent:
         from diffusion_density.runtime import use_bfloat16
         from diffusion_density.studies.max_likelihood.train import train
         from diffusion_density.training.devices import open_available
 
         opened = open_available(gpus, devices, nodes)
-        train(
+        folder = train(
             name,
             run,
-            _images(run, data_dir),
+            images,
             out,
             work=work,
             devices=opened,
@@ -111,6 +114,7 @@ def train(
         )
         if opened.global_rank > 0:  # the first process writes and records
             raise typer.Exit
+        spent.append(folder)
 
 
 @verbs.command()
@@ -126,10 +130,10 @@ def curves(
 ) -> None:
     """Measure the bound along the training of the runs NAMES."""
     runs, sizes = _runs(names, specs, models), parse(Curve, curve, "--curve")
-    with _examination(runs, sizes, out, threads) as first:
+    with _examination(runs, sizes, out, data_dir, threads) as images:
         from diffusion_density.studies.max_likelihood.curves import measure
 
-        measure(runs, sizes, _images(first, data_dir), out, device=device(gpus))
+        measure(runs, sizes, images, out, device=device(gpus))
 
 
 @verbs.command()
@@ -140,15 +144,18 @@ def likelihood(
     models: Models,
     out: Out,
     data_dir: DataDir,
+    work: Work,
     gpus: Gpus = 0,
     threads: Threads = 1,
 ) -> None:
     """Measure bits/dim of the run NAME, image by image, by the flow and by the bound."""
     run, sizes = parse(Run, spec, "--spec"), parse(Evaluation, evaluation, "--evaluation")
-    with job([out], {"name": name, "run": run, "evaluation": sizes}, run.seeds, threads):
+    images = _images(run, data_dir)
+    settings: dict[str, Setting] = {"name": name, "run": run, "evaluation": sizes, "images": images.sha256}
+    with job([out], settings, run.seeds, threads) as spent:
         from diffusion_density.studies.max_likelihood.likelihood import evaluate
 
-        evaluate(name, run, sizes, _images(run, data_dir), models, out, device=device(gpus))
+        spent.append(evaluate(name, run, sizes, images, models, out, work=work, device=device(gpus)))
 
 
 @verbs.command()
@@ -164,10 +171,10 @@ def variance(
 ) -> None:
     """Measure the noise of the loss and of its gradient at the weights of the runs NAMES."""
     runs, sizes = _runs(names, specs, models), parse(Variance, variance, "--variance")
-    with _examination(runs, sizes, out, threads) as first:
+    with _examination(runs, sizes, out, data_dir, threads) as images:
         from diffusion_density.studies.max_likelihood.variance import measure
 
-        measure(runs, sizes, _images(first, data_dir), out, device=device(gpus))
+        measure(runs, sizes, images, out, device=device(gpus))
 
 
 @verbs.command()
@@ -183,10 +190,10 @@ def trace(
 ) -> None:
     """Measure by how much the traces of the networks of the runs NAMES miss."""
     runs, sizes = _runs(names, specs, models), parse(Trace, trace, "--trace")
-    with _examination(runs, sizes, out, threads) as first:
+    with _examination(runs, sizes, out, data_dir, threads) as images:
         from diffusion_density.studies.max_likelihood.trace import measure
 
-        measure(runs, sizes, _images(first, data_dir), out, device=device(gpus))
+        measure(runs, sizes, images, out, device=device(gpus))
 
 
 @verbs.command()
@@ -203,10 +210,12 @@ def samples(
 ) -> None:
     """Draw samples of the flow of the run NAME, and measure their distance to test images."""
     run, sizes = parse(Run, spec, "--spec"), parse(Samples, samples, "--samples")
-    with job([grid, out], {"name": name, "run": run, "samples": sizes}, run.seeds[:1], threads):
+    images = _images(run, data_dir)
+    settings: dict[str, Setting] = {"name": name, "run": run, "samples": sizes, "images": images.sha256}
+    with job([grid, out], settings, run.seeds[:1], threads):
         from diffusion_density.studies.max_likelihood.samples import draw
 
-        draw(name, run, sizes, _images(run, data_dir), models, grid, out, device=device(gpus))
+        draw(name, run, sizes, images, models, grid, out, device=device(gpus))
 
 
 @verbs.command()
@@ -231,12 +240,15 @@ def findings(
 
 
 @contextmanager
-def _examination(runs: dict[str, tuple[Run, Path]], sizes: Strict, out: Path, threads: int) -> Iterator[Run]:
-    """A job that measures several runs on one image set; gives the first."""
+def _examination(
+    runs: dict[str, tuple[Run, Path]], sizes: Strict, out: Path, data_dir: Path, threads: int
+) -> Iterator["ImageSet"]:
+    """A job that measures several runs on one image set; gives the images."""
     first = next(iter(runs.values()))[0]
-    settings = {name: run for name, (run, _) in runs.items()} | {"sizes": sizes}
-    with job([out], settings, first.seeds, threads):
-        yield first
+    images = _images(first, data_dir)
+    settings = {name: run for name, (run, _) in runs.items()}
+    with job([out], {**settings, "sizes": sizes, "images": images.sha256}, first.seeds, threads):
+        yield images
 
 
 def _images(run: Run, data_dir: Path) -> "ImageSet":

@@ -1,0 +1,161 @@
+"""Measurements in shards: what a stopped job measures again, and image files that change under a run."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffusion_density import artifacts
+from diffusion_density.data import images as sources
+from diffusion_density.data.images import ImageSet, load
+from diffusion_density.errors import InputError
+from diffusion_density.studies.max_likelihood import likelihood, models
+from diffusion_density.studies.max_likelihood.jobs import Arm, Evaluation, Likelihood, Optimiser, Run
+from diffusion_density.studies.max_likelihood.train import train
+from diffusion_density.studies.shards import Shards
+from diffusion_density.training.devices import OneDevice
+from untrained import save_untrained
+
+MODULE = "diffusion_density.studies.shards"
+EVALUATION = Evaluation(likelihood=Likelihood(images=3, tolerance=1e-2, throws=4), dequantized=2)
+
+
+def table(value: float) -> Callable[[], pd.DataFrame]:
+    return lambda: pd.DataFrame({"image": [0, 1], "value": [value, value / 3]})
+
+
+def never() -> pd.DataFrame:
+    pytest.fail("measured again")
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = Shards(tmp_path, "run", MODULE, {"a": 1})
+    first.add("0", table(0.1))
+    again = Shards(tmp_path, "run", MODULE, {"a": 1})
+    again.add("0", never)
+    again.add("1", table(0.7))
+    again.write(tmp_path / "t.csv")
+    whole = pd.concat([table(0.1)(), table(0.7)()])
+    pd.testing.assert_frame_equal(artifacts.read_csv(tmp_path / "t.csv"), whole.reset_index(drop=True), rtol=1e-15)
+    assert "t.csv: 1 of 2 shards were there already" in caplog.text
+
+
+def test_a_broken_shard_is_measured_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shards = Shards(tmp_path, "run", MODULE, {})
+    shards.add("0", table(0.1))
+    (shards.folder / "0.csv").write_bytes(b"")
+    again = Shards(tmp_path, "run", MODULE, {})
+    again.add("0", table(0.2))
+    assert again.reused == 0
+    assert "it is measured anew" in caplog.text
+    assert artifacts.read_csv(shards.folder / "0.csv").value[0] == 0.2
+
+
+def test_shards_of_other_settings_or_other_code_are_not_used(tmp_path: Path) -> None:
+    folders = {
+        Shards(tmp_path, "run", module, {"a": a}).folder
+        for module in (MODULE, "diffusion_density.artifacts")
+        for a in (1, 2)
+    }
+    assert len(folders) == 4
+
+
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_a_stopped_measurement_goes_on_by_shard_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    digits = load("digits", tmp_path)
+    networks = tmp_path / "networks.safetensors"
+    run = save_untrained(digits, networks)
+    monkeypatch.setattr(likelihood, "ROWS", 2)
+    measured: list[int] = []
+    inner = likelihood._result
+
+    def counted(*arguments: object) -> object:
+        if len(measured) == stop_at:
+            measured.append(-1)
+            raise KeyboardInterrupt
+        measured.append(1)
+        return inner(*arguments)  # type: ignore[arg-type]
+
+    def evaluate(folder: Path) -> bytes:
+        out = folder / "t.csv"
+        likelihood.evaluate("run", run, EVALUATION, digits, networks, out, work=folder / "work", device="cpu")
+        return out.read_bytes()
+
+    whole = evaluate(tmp_path / "whole")
+    monkeypatch.setattr(likelihood, "_result", counted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "t.csv").exists()
+    assert len(list((tmp_path / "stopped").rglob("*.csv"))) == stop_at
+    measured.append(1)
+    assert evaluate(tmp_path / "stopped") == whole
+    total = len(list((tmp_path / "whole" / "work").rglob("*.csv")))
+    assert measured.count(1) - 1 == total, "each shard was measured once"
+
+
+# Image files that change
+
+
+def written(path: Path, seed: int) -> ImageSet:
+    chance = np.random.default_rng(seed)
+    pixels = {key: chance.integers(0, 256, (n, 8, 8, 1), np.uint8) for key, n in (("train", 16), ("test", 3))}
+    np.savez(path, **pixels)
+    return load(f"npz:{path}", path.parent)
+
+
+def run_on(path: Path) -> Run:
+    return Run(
+        dataset=f"npz:{path}",
+        arm=Arm(prediction="velocity", path="vp", times="importance"),
+        seeds=(0,),
+        network={"kind": "small", "widths": (8, 8), "contrasts": 2, "time_width": 8},
+        optimiser=Optimiser(batch_size=8, learning_rate=1e-3, warmup=2, cosine=False, ema=0.5),
+        snapshots=(4,),
+    )
+
+
+def test_images_that_change_between_training_and_measuring_are_refused(tmp_path: Path) -> None:
+    path, out = tmp_path / "mine.npz", tmp_path / "networks.safetensors"
+    before, run = written(path, 0), run_on(path)
+    train("run", run, before, out, work=tmp_path / "work", devices=OneDevice())
+    models.load(out, run, before)
+    after = written(path, 1)
+    with pytest.raises(InputError, match=r"trained on other images than those of mine now .* run the workflow again"):
+        likelihood.evaluate(
+            "run", run, EVALUATION, after, out, tmp_path / "t.csv", work=tmp_path / "shards", device="cpu"
+        )
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_a_stopped_run_whose_images_changed_starts_anew(tmp_path: Path) -> None:
+    path, run = tmp_path / "mine.npz", run_on(tmp_path / "mine.npz")
+    work, out = tmp_path / "work", tmp_path / "networks.safetensors"
+    spent = train("run", run, written(path, 0), out, work=work, devices=OneDevice(), checkpoint_every=2)
+    out.unlink()  # stopped before the result was written
+    after = written(path, 1)
+    other = train("run", run, after, out, work=work, devices=OneDevice(), checkpoint_every=2)
+    assert other != spent
+    shutil.rmtree(work)
+    alone = tmp_path / "alone.safetensors"
+    train("run", run, after, alone, work=work, devices=OneDevice())
+    assert out.read_bytes() == alone.read_bytes()
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.npz"
+    written(path, 0)
+    inner = sources.arrays_of
+
+    def disturbed(*arguments: object, **options: object) -> dict[str, np.ndarray]:
+        arrays = inner(*arguments, **options)  # type: ignore[arg-type]
+        path.write_bytes(path.read_bytes() + b"x")
+        return arrays
+
+    monkeypatch.setattr(sources, "arrays_of", disturbed)
+    with pytest.raises(InputError, match=r"mine\.npz: changed while it was read; run again"):
+        load(f"npz:{path}", tmp_path)

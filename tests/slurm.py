@@ -1,4 +1,7 @@
-"""A SLURM of this machine alone, with two pretended GPUs: its three daemons, run for a test and stopped after it."""
+"""A SLURM of this machine alone, which it takes for two nodes, one of them with two GPUs, for a test.
+
+Its daemons are started for the test and stopped after it. The GPUs are copies of ``/dev/null``.
+"""
 
 import os
 import re
@@ -14,6 +17,7 @@ from pathlib import Path
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 FOLDER = Path("/etc/slurm")  # compiled into Debian's packages; an executor's job steps forget SLURM_CONF
 GPU_MODEL = "pretended"
+NODES = ("node0", "node1")
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -21,11 +25,10 @@ SlurmUser=root
 SlurmdUser=root
 AuthInfo=socket={folder}/munge.socket
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -37,11 +40,12 @@ MinJobAge=600
 KillWait=5
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=16000 Gres=gpu:{model}:2
-PartitionName=cpu Nodes={host} Default=YES MaxTime=60
-PartitionName=gpu Nodes={host} MaxTime=60
+NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=8 RealMemory=16000 Gres=gpu:{model}:2
+NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=8 RealMemory=16000
+PartitionName=cpu Nodes={nodes[0]},{nodes[1]} Default=YES MaxTime=60
+PartitionName=gpu Nodes={nodes[0]} MaxTime=60
 """
-GPUS = "AutoDetect=off\nNodeName={host} Name=gpu Type={model} File={folder}/nvidia[0-1] Flags=nvidia_gpu_env\n"
+GPUS = "AutoDetect=off\nNodeName={nodes[0]} Name=gpu Type={model} File={folder}/nvidia[0-1] Flags=nvidia_gpu_env\n"
 
 
 class UnavailableError(Exception):
@@ -119,13 +123,15 @@ def running(folder: Path) -> Iterator[None]:
     links = {FOLDER / name: folder / name for name in ("slurm.conf", "gres.conf")}
     if any(link.exists() for link in links):
         raise UnavailableError(f"this machine has a SLURM of its own: {FOLDER}")
-    names = {"host": socket.gethostname().split(".")[0], "folder": folder, "model": GPU_MODEL, "ports": _free_ports()}
+    host = socket.gethostname().split(".")[0]
+    names = {"host": host, "nodes": NODES, "folder": folder, "model": GPU_MODEL, "ports": _free_ports(3)}
     (folder / "slurm.conf").write_text(CONFIGURATION.format(**names))
     (folder / "gres.conf").write_text(GPUS.format(**names))
     (folder / "munge.key").touch(0o600)
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "state").mkdir(0o700)
-    (folder / "spool").mkdir(0o755)
+    for node in NODES:
+        (folder / f"spool-{node}").mkdir(0o755)
     with ExitStack() as stack:
         for number in range(2):
             try:
@@ -142,7 +148,8 @@ def running(folder: Path) -> Iterator[None]:
         stack.enter_context(_daemon(["munged", "--foreground", "--force", *options], folder / "munged.log"))
         _wait_for(lambda: (folder / "munge.socket").exists(), folder)
         stack.enter_context(_daemon(["slurmctld", "-D", "-c"], folder / "slurmctld.log"))
-        stack.enter_context(_daemon(["slurmd", "-D", "-N", str(names["host"])], folder / "slurmd.log"))
+        for node in NODES:
+            stack.enter_context(_daemon(["slurmd", "-D", "-N", node], folder / f"{node}.log"))
         _wait_for(lambda: _says(["sinfo", "--noheader", "--format=%T"]).strip() == "idle", folder)
         stack.callback(_wait_for, lambda: not _says(["squeue", "--noheader"]), folder)
         stack.callback(_says, ["scancel", "--user=root"])
@@ -172,9 +179,9 @@ def _says(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
-def _free_ports() -> list[int]:
+def _free_ports(number: int) -> list[int]:
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]

@@ -1,36 +1,41 @@
 """Jobs of the smoke pipeline on a real SLURM of this machine, through the profile, with two pretended GPUs.
 
 Networks of digits are trained on a GPU each. A network of photographs is trained by two processes on two GPUs, and its
-job is cancelled once it has written a checkpoint. What SLURM says is looked at all the while.
+job is cancelled once it has written a checkpoint. What SLURM says is looked at all the while. Then two nodes train
+together.
 """
 
 import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 
 import slurm
+from diffusion_density import artifacts, config
 from repository import Repository, copy
 
 pytestmark = pytest.mark.slow
 RESULTS = "results/smoke/max_likelihood"
-SINGLE = ("ablation-velocity-vp-importance", "ablation-velocity-vp-uniform")
+# Three, so that two run side by side wherever in the queue the job stands that needs both GPUs.
+SINGLE = tuple(f"ablation-velocity-{arm}" for arm in ("vp-importance", "vp-uniform", "straight-uniform"))
 PAIR = "main-photos32"
 STEPS = 150  # of the network of photographs: some seconds
 GROUPED = [f"results/smoke/density_estimators/data/dimension-{dimension}.safetensors" for dimension in (2, 3)]
 TARGETS = [*GROUPED, *(f"{RESULTS}/models/{run}.safetensors" for run in (*SINGLE, PAIR))]
-CONFIG = ("--config", "scale=smoke", "datasets=[photos32]", "devices=2")
+CONFIG = ("--config", "scale=smoke", "datasets=[photos32]", "devices=2", "precision=float32")
 OPTIONS = [
     *("--workflow-profile", "workflow/profiles/slurm", *CONFIG),
     *("--set-resources", f"max_likelihood_train:gpu=2 if wildcards.run == '{PAIR}' else 1"),
     f"max_likelihood_train:gpu_model='{slurm.GPU_MODEL}'",
     # There is no accounting here to ask, as on a real cluster, and nobody to spare.
-    *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"),
+    *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "8", "--latency-wait", "5"),
 ]
 
 
@@ -141,3 +146,31 @@ def test_a_cancelled_job_is_retried_and_goes_on_with_more_memory(finished: Finis
     resumed = re.search(rf"\b(\d+)/{STEPS}", text)
     assert resumed, text
     assert 0 < int(resumed[1]) < STEPS
+
+
+def test_two_machines_train_as_one_process_does(finished: Finished) -> None:
+    folder, run = finished.repository.path, SINGLE[0]
+    sizes = config.read_scale("smoke", folder / "workflow/scales").max_likelihood
+    spec = sizes.runs((0, 1, 2), {"photos32": "photos32"})[run].model_dump_json()
+    command = ("max-likelihood", "train", run, "--spec", spec, "--data-dir", "data", "--work", "work")
+    options = ("--devices", "1", "--nodes", "2", "--out", "two.safetensors")
+    done = subprocess.run(
+        ["srun", "--nodes=2", "--ntasks-per-node=1", sys.executable, "-m", "diffusion_density", *command, *options],
+        cwd=folder,
+        env=finished.repository.environment | {"MASTER_ADDR": "127.0.0.1"},  # no name server knows these machines
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "All distributed processes registered. Starting with 2 processes" in done.stdout
+    one, two = (
+        artifacts.read_safetensors(folder / file)[0]
+        for file in (f"{RESULTS}/models/{run}.safetensors", "two.safetensors")
+    )
+    curves = {name for name in one if name.endswith("/losses")}
+    assert len(curves) == 3
+    for name in curves:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=0)

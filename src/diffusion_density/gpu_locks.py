@@ -19,7 +19,7 @@ from diffusion_density.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-_held: list[int] = []  # open files; a lock lives as long as its file is open
+_held: dict[Path, int] = {}  # open files of this process; a lock lives as long as its file is open
 
 
 def reserve(count: int, ids: Sequence[str] | None = None, folder: Path | None = None, poll: float = 0.5) -> list[str]:
@@ -90,14 +90,19 @@ def _folder() -> Path:
 def _collect(found: list[str], count: int, ids: Sequence[str], folder: Path) -> bool:
     """Add to ``found`` what is free, and say whether that is all."""
     for name in ids:
-        if len(found) < count and name not in found:
-            file = os.open(folder / name.replace("/", "_"), os.O_RDWR | os.O_CREAT, 0o600)
-            if _lock(file):
-                _held.append(file)
-                found.append(name)
-            else:
-                os.close(file)
+        path = folder / name.replace("/", "_")
+        if len(found) < count and name not in found and (path in _held or _take(path)):
+            found.append(name)
     return len(found) == count
+
+
+def _take(path: Path) -> bool:
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    if _lock(file):
+        _held[path] = file
+        return True
+    os.close(file)
+    return False
 
 
 def _lock(file: int) -> bool:

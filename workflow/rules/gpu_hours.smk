@@ -18,7 +18,7 @@ def gpu_hours(dag):
             limit = gpu * job.resources.runtime / 60
             trains = job.rule.name == "max_likelihood_train"
             expected = ml_gpu_hours(job.wildcards) if trains else limit
-            study = next(name for name in STUDIES if job.rule.name.startswith(name))
+            study = next(filter(job.rule.name.startswith, STUDIES), job.rule.name)
             hours.setdefault(study, []).append((expected, limit))
     if not hours:
         return "the planned jobs ask for no GPU"

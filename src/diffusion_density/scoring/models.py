@@ -20,8 +20,7 @@ from diffusion_density.model import Model
 from diffusion_density.schedules import VariancePreserving
 from diffusion_density.scoring import pretrained
 from diffusion_density.studies.max_likelihood import models as runs
-from diffusion_density.studies.max_likelihood.jobs import DIGITS, Run
-from diffusion_density.validation import checked
+from diffusion_density.studies.max_likelihood.jobs import DIGITS
 
 
 def read_mixture(path: Path) -> GaussianMixture:
@@ -90,12 +89,11 @@ def of_images(
         read, shape = pretrained.load(model, device)
         _check(model, images, shape, pretrained.LEVELS)
         return read
-    _, header = artifacts.read_safetensors(model)
-    run = checked(Run, header, f"{model}: is no model of images")
+    run = runs.run_of(model)
     if not run.dataset.startswith("npz:"):
         _check(model, images, (1, 8, 8) if run.dataset == DIGITS else (3, 32, 32), 17 if run.dataset == DIGITS else 256)
     try:
-        found = runs.load(model, run, images, device)
+        found = runs.load(model, run, images, device, others=True)
     except RuntimeError:
         raise InputError(f"{model}: its weights are not for images of {images.shape[0]} channels") from None
     chosen = run.seeds[0] if seed is None else seed

@@ -15,6 +15,7 @@ from diffusion_density.networks.build import build_unet
 from diffusion_density.schedules import LogLinear
 from diffusion_density.studies.max_likelihood.jobs import Arm, Run
 from diffusion_density.training.flow_matching import FlowMatching
+from diffusion_density.validation import checked
 
 GAMMA_MAX = 5.0  # sheet D, section 1.1
 
@@ -56,16 +57,26 @@ def save(
     )
 
 
-def load_weights(path: Path, run: Run, images: ImageSet) -> dict[Key, dict[str, Tensor]]:
+def run_of(path: Path) -> Run:
+    """The run of a file of networks.
+
+    Raises:
+        InputError: if it is no such file.
+    """
+    _, header = artifacts.read_safetensors(path)
+    return checked(Run, header.get("run", {}), f"{path}: is no model of images")
+
+
+def load_weights(path: Path, run: Run, images: ImageSet, others: bool = False) -> dict[Key, dict[str, Tensor]]:
     """The weights of every seed and step, steps rising.
 
     Raises:
-        InputError: if the file is of another run, or was trained on other images than these.
+        InputError: if the file is of another run, or, unless ``others`` may be, was trained on other images than these.
     """
     tensors, header = artifacts.read_safetensors(path)
     if header.get("run") != run.model_dump(mode="json"):
         raise InputError(f"{path}: holds the networks of another run; make it anew")
-    if header["images"] != dict(images.sha256):
+    if not others and header["images"] != dict(images.sha256):
         raise InputError(
             f"{path}: its networks were trained on other images than those of {images.name} now "
             f"(SHA-256 {_short(header['images'])} there, {_short(images.sha256)} here); run the workflow again"
@@ -78,14 +89,16 @@ def load_weights(path: Path, run: Run, images: ImageSet) -> dict[Key, dict[str, 
     return dict(sorted(weights.items()))
 
 
-def load(path: Path, run: Run, images: ImageSet, device: torch.device | str = "cpu") -> dict[Key, DiffusionModel]:
-    """The models of every seed and step, without gradients.
+def load(
+    path: Path, run: Run, images: ImageSet, device: torch.device | str = "cpu", others: bool = False
+) -> dict[Key, DiffusionModel]:
+    """The models of every seed and step, without gradients, for these images.
 
     Raises:
-        InputError: if the file is of another run, or was trained on other images than these.
+        InputError: if the file is of another run, or, unless ``others`` may be, was trained on other images than these.
     """
     models = {}
-    for key, weights in load_weights(path, run, images).items():
+    for key, weights in load_weights(path, run, images, others).items():
         network = build(run, images, key[0]).requires_grad_(False).eval()
         network.load_state_dict(weights)
         models[key] = DiffusionModel(network.to(device), schedule(run.arm, images.levels), run.arm.prediction)

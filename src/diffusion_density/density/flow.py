@@ -4,61 +4,25 @@ Along dx/ds = v(x, s), from the point at the data end to the prior at s_max,
 
 .. math:: \log p_{flow}(x) = \log p_{prior}(x_{s_{max}}) + \int_{s_{start}}^{s_{max}} \mathrm{div}\, v(x_s, s)\, ds
 
-(paper A, section 3; Chen et al. 2018). The solver is torchdiffeq's dopri5. Its error norm here is that of the *worst*
-point, and of its log-determinant where that is worse than x: neither batch mates nor dimensions hide an error. (For
-images, whose unit is bits/dim, log-determinants are measured per dimension too.) The solver's time is s, or −λ for a
-schedule whose drift jumps along s: jumps would mislead the error estimate.
+(paper A, section 3; Chen et al. 2018). The exact divergence of points that are vectors is integrated by spectral sweeps
+(:mod:`diffusion_density.density.spectral`), each point with an error of its own. Points that no grid of theirs suits,
+images, and all of Hutchinson's estimates go by adaptive steps (:mod:`diffusion_density.density.runge_kutta`), the worst
+point's error deciding for all of them.
 """
 
+import math
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchdiffeq import odeint
 
-from diffusion_density.broadcasting import flat
-from diffusion_density.density.divergence import rademacher, with_divergence
+from diffusion_density.density import runge_kutta
+from diffusion_density.density.divergence import rademacher
 from diffusion_density.density.result import LogDensity, check_points
+from diffusion_density.density.spectral import Spectral
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
-
-
-class _Field:
-    """The field of the augmented state (x, one log-determinant a probe); counts its calls, freezes failed points."""
-
-    def __init__(
-        self, model: Model, shape: torch.Size, probes: Tensor | None, failed: Tensor, end: Tensor, unit: float
-    ) -> None:
-        self.model = model
-        self.unit = unit
-        self.end = end
-        self.shape = shape
-        self.probes = probes
-        self.failed = failed
-        self.calls = 0
-        self.inside = False
-        self.dimension = shape[1:].numel()
-
-    def __call__(self, time: Tensor, state: Tensor) -> Tensor:
-        self.calls += 1
-        self.inside = True
-        schedule = self.model.schedule
-        time = time.clamp(max=self.end)  # the trial that finds the first step may reach beyond the model's times
-        s = time if schedule.smooth else schedule.inverse(-time)
-        x = state[:, : self.dimension].reshape(self.shape)
-        velocity, divergence = with_divergence(lambda y: self.model.flow_drift(y, s), x, self.probes)
-        field = torch.cat([flat(velocity), divergence / self.unit], dim=1)
-        if not schedule.smooth:  # ds/d(−λ) = σ²/g²
-            field = field * (schedule.sigma(s).square() / schedule.diffusion(s)).to(field)
-        self.failed |= ~field.isfinite().all(1)
-        self.inside = False
-        return field.masked_fill(self.failed[:, None], 0.0)
-
-    def norm(self, state: Tensor) -> Tensor:
-        """The worst point's, and of each point the worse of x (root mean square) and of its log-determinants."""
-        x, log_dets = state[:, : self.dimension], state[:, self.dimension :]
-        return torch.maximum(x.square().mean(1).sqrt().max(), log_dets.abs().max())
 
 
 def flow(
@@ -74,23 +38,26 @@ def flow(
     max_steps: int = 10_000,
     per_dimension: bool = False,
 ) -> LogDensity:
-    """log p of the probability-flow ODE by one adaptive solve of the whole batch.
+    """log p of the probability-flow ODE.
 
     Args:
         model: the score and its schedule.
         x: (B, *) points; their dtype is the precision of the solve.
-        rtol: relative tolerance of dopri5; at least 1e-6 in single precision.
-        atol: absolute tolerance, likewise.
-        divergence: ``exact`` (D vector-Jacobian products a call) or ``hutchinson``.
+        rtol: tolerance relative to log p (for steps: to the state); at least 1e-6 in single precision.
+        atol: absolute tolerance in nats, likewise. Errors of nearly all points are within 3 (atol + rtol |log p|).
+        divergence: ``exact`` (D vector-Jacobian products a time) or ``hutchinson``.
         probes: K, the Rademacher probes per point, fixed over the solve; or the probes themselves, (B, K, *).
         generator: draws the probes; needed by ``hutchinson`` only, where the probes are not given.
         start: the time of the points, ``schedule.s_start`` by default.
-        max_steps: the solver gives up after this many.
+        max_steps: no grid has more nodes, and the solver by steps gives up after this many.
         per_dimension: whether the tolerances hold for log p over D, as for images, instead of for log p.
 
     Returns:
         LogDensity in nats of the flow: ``exact``, or ``unbiased`` with a standard error for K >= 2 probes. Points whose
-        field was not finite, and all points if the solver stopped early, are NaN with their status.
+        field was not finite, and all points that go by steps if these stopped early, are NaN with their status.
+        ``network_evaluations`` are the mean over the points, rounded up, ``settings["solver_calls"]`` the calls of the
+        network, and ``settings["by_steps"]`` the points that went by steps. Where points are swept,
+        ``settings["total_evaluations"]`` is the sum of their evaluations, ``"most_evaluations"`` that of the dearest.
 
     Raises:
         InputError: for points that are not finite, or settings out of range.
@@ -112,59 +79,65 @@ def flow(
     if max_steps < 1:
         raise InputError(f"flow: max_steps must be at least 1, got {max_steps}")
     with torch.inference_mode(False), torch.no_grad():  # the divergence needs autograd, whatever mode the caller is in
+        x = x.clone()
+        if divergence == "exact" and x.ndim == 2:
+            return _sweeps(model, x, rtol, atol, first, max_steps, per_dimension)
         eta = None
         if divergence == "hutchinson":
             eta = rademacher(x, count, generator) if given is None else given.to(x, copy=True)
-        return _solve(model, x.clone(), rtol, atol, eta, first, max_steps, per_dimension)
-
-
-def _solve(
-    model: Model,
-    x: Tensor,
-    rtol: float,
-    atol: float,
-    eta: Tensor | None,
-    start: float,
-    max_steps: int,
-    per_dimension: bool,
-) -> LogDensity:
-    """``flow`` with checked settings; no probes mean the exact divergence."""
-    probes = 0 if eta is None else eta.shape[1]
-    times = torch.tensor([start, model.schedule.s_max], dtype=torch.float64, device=x.device)
-    if not model.schedule.smooth:
-        times = -model.schedule.log_snr(times)
-    failed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    # the state holds log-determinants in this unit, so that the solver's tolerances are in it
-    unit = float(x[0].numel()) if per_dimension else 1.0
-    field = _Field(model, x.shape, eta, failed, times[1], unit)
-    state = torch.cat([flat(x), x.new_zeros(len(x), probes or 1)], dim=1)
-    # without step_t the last step would go beyond the end and be interpolated
-    options = {"norm": field.norm, "max_num_steps": max_steps, "dtype": torch.float64, "step_t": times[1:]}
-    stopped = False
-    try:
-        end = odeint(field, state, times, rtol=rtol, atol=atol, method="dopri5", options=options)[-1]
-    except AssertionError:  # torchdiffeq's way to say: too many steps, or a step too small to matter
-        if field.inside:  # the network's own
-            raise
-        end, stopped = torch.full_like(state, torch.nan), True
-    log_dets = (unit * end[:, field.dimension :].double()).masked_fill(failed[:, None], torch.nan)
-    value = model.prior.log_prob(end[:, : field.dimension].reshape(x.shape)).double() + log_dets.mean(1)
-    status = failed.long() if not stopped else torch.where(failed, 1, 2)
+        steps = runge_kutta.solve(model, x, rtol, atol, eta, first, max_steps, per_dimension)
+    number = 0 if eta is None else eta.shape[1]
     return LogDensity(
-        value=value.masked_fill(status > 0, torch.nan),
-        stderr=log_dets.std(1) / probes**0.5 if probes > 1 else None,
+        value=steps.value,
+        stderr=steps.log_dets.std(1) / number**0.5 if number > 1 else None,
         kind="exact" if eta is None else "unbiased",
         of="flow",
-        network_evaluations=field.calls * (1 + (probes or field.dimension)),
-        settings={
-            "estimator": "flow",
-            "rtol": rtol,
-            "atol": atol,
-            "divergence": "hutchinson" if probes else "exact",
-            "probes": probes,
-            "start": start,
-            "per_dimension": per_dimension,
-            "solver_calls": field.calls,
+        network_evaluations=steps.calls * (1 + (number or x[0].numel())),
+        settings=_settings(rtol, atol, number, first, per_dimension)
+        | {"solver_calls": steps.calls, "by_steps": len(x)},
+        status=steps.status,
+    )
+
+
+def _sweeps(
+    model: Model, x: Tensor, rtol: float, atol: float, start: float, max_steps: int, per_dimension: bool
+) -> LogDensity:
+    """By sweeps, and by steps where there is no answer."""
+    dimension = x.shape[1]
+    swept = Spectral(model, x, start, max_steps)
+    swept.solve(rtol, atol * dimension if per_dimension else atol)
+    value, spent, status, calls = swept.value, swept.spent, torch.zeros_like(swept.spent), swept.calls
+    left = (~swept.found).nonzero()[:, 0]
+    if len(left):
+        own = model if len(left) == len(x) else model.at_rows(left, len(x))
+        steps = runge_kutta.solve(own, x[left], rtol, atol, None, start, max_steps, per_dimension)
+        value[left], status[left] = steps.value, steps.status
+        spent[left] += steps.calls * (1 + dimension)
+        calls += steps.calls
+    return LogDensity(
+        value=value,
+        stderr=None,
+        kind="exact",
+        of="flow",
+        network_evaluations=math.ceil(spent.double().mean().item()),
+        settings=_settings(rtol, atol, 0, start, per_dimension)
+        | {
+            "solver_calls": calls,
+            "by_steps": len(left),
+            "total_evaluations": int(spent.sum()),
+            "most_evaluations": int(spent.max()),
         },
         status=status,
     )
+
+
+def _settings(rtol: float, atol: float, probes: int, start: float, per_dimension: bool) -> dict[str, object]:
+    return {
+        "estimator": "flow",
+        "rtol": rtol,
+        "atol": atol,
+        "divergence": "hutchinson" if probes else "exact",
+        "probes": probes,
+        "start": start,
+        "per_dimension": per_dimension,
+    }

@@ -24,6 +24,9 @@ from diffusion_density.density.spectral import Spectral
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
 
+SINGLE = 1e-6  # the least tolerance in single precision
+CAUTION = 0.1  # of the tolerance of steps, whose error adds up to 20 tolerances where the field is sharp (measured)
+
 
 def flow(
     model: Model,
@@ -65,7 +68,7 @@ def flow(
     check_points(x)
     if not (rtol > 0 and atol > 0):
         raise InputError(f"flow: tolerances must be positive, got rtol={rtol} and atol={atol}")
-    if x.dtype != torch.float64 and min(rtol, atol) < 1e-6:
+    if x.dtype != torch.float64 and min(rtol, atol) < SINGLE:
         raise InputError("flow: tolerances below 1e-6 need points in double precision")
     given = probes if isinstance(probes, Tensor) else None
     count = probes.shape[1] if isinstance(probes, Tensor) else probes
@@ -110,7 +113,9 @@ def _sweeps(
     left = (~swept.found).nonzero()[:, 0]
     if len(left):
         own = model if len(left) == len(x) else model.at_rows(left, len(x))
-        steps = runge_kutta.solve(own, x[left], rtol, atol, None, start, max_steps, per_dimension)
+        least = 0.0 if x.dtype == torch.float64 else SINGLE
+        careful = (max(CAUTION * rtol, least), max(CAUTION * atol, least))
+        steps = runge_kutta.solve(own, x[left], *careful, None, start, max_steps, per_dimension)
         value[left], status[left] = steps.value, steps.status
         spent[left] += steps.calls * (1 + dimension)
         calls += steps.calls

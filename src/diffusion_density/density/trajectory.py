@@ -27,7 +27,7 @@ from torch import Tensor
 
 from diffusion_density.broadcasting import flat
 from diffusion_density.density.divergence import with_divergence
-from diffusion_density.density.flow_time import stations
+from diffusion_density.density.flow_time import Stations
 from diffusion_density.density.gauss_grid import grid
 from diffusion_density.model import Model
 
@@ -54,7 +54,7 @@ class Sweep:
 def sweep(
     model: Model,
     x: Float[Tensor, "b *event"],
-    start: float,
+    place: Stations,
     first: Float[Tensor, "b d"],
     before: Float[Tensor, "n b d"],
     divergence: bool = False,
@@ -63,15 +63,14 @@ def sweep(
 
     Args:
         model: the flow, for these points.
-        x: (B, *) points at time ``start``; their dtype is that of the network's input.
-        start: their time.
+        x: (B, *) points at the first time; their dtype is that of the network's input.
+        place: the times of the grid of M nodes.
         first: (B, D) dx/ds there, which no sweep asks for again.
         before: (M + 1, B, D) the field of the sweep before, or zeros.
         divergence: whether to compute it, by D vector-Jacobian products a node.
     """
     nodes = len(before) - 1
     on = grid(nodes)
-    place = stations(model.schedule, start, on.times, x.dtype)
     steps = on.times.diff().tolist()
     known = _apply(on.integral[:-1].diff(dim=0), before)
     here = flat(x).double()

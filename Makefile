@@ -14,7 +14,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install replicate test benchmark lint format lock clean
+.PHONY: help install replicate compare reference test benchmark lint format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 replicate: $(INSTALLED) ## Run every study and write results/<scale>/report.html
 	diffusion-density fetch
 	diffusion-density alone workflow/Snakefile "snakemake --unlock && exec snakemake --cores $(CORES) $(CONFIG)"
-	snakemake --report results/$(SCALE)/report.html $(CONFIG)
+	snakemake --report results/$(SCALE)/report.html --report-stylesheet workflow/report/style.css $(CONFIG)
+
+compare: $(INSTALLED) ## Hold results/<scale> against results/reference: what moved beyond its error
+	diffusion-density compare results/$(SCALE) results/reference
+
+reference: $(INSTALLED) ## Make results/reference from results/<scale>: tables, figures, verdicts, provenance
+	diffusion-density collect results/$(SCALE) --out results/reference
 
 test: $(INSTALLED) ## Run the tests
 	@python -m pytest -n 2 --dist loadfile $(TESTS)

@@ -8,6 +8,7 @@ import yaml
 from diffusion_density import config
 from diffusion_density.errors import InputError
 from diffusion_density.studies.density_estimators.sizes import TrainingRun
+from diffusion_density.validation import parse, read_yaml
 
 ROOT = Path(__file__).parents[1]
 SCALES = ROOT / "workflow" / "scales"
@@ -15,7 +16,7 @@ NAMES = ("smoke", "desk", "paper")
 
 
 def test_the_configuration_in_the_repository_is_right() -> None:
-    values = config.read_config(config.read_yaml(ROOT / "config.yaml"))
+    values = config.read_config(read_yaml(ROOT / "config.yaml"))
     assert values.scale == "desk"
     assert len(values.seeds) >= 3
 
@@ -101,7 +102,7 @@ def test_files_that_are_no_configuration_are_named(tmp_path: Path) -> None:
 
 def test_a_run_survives_its_way_through_the_command_line() -> None:
     run = config.runs(config.Config(), config.read_scale("desk", SCALES))["objectives-all"]
-    assert config.parse(TrainingRun, run.model_dump_json(), "--spec") == run
+    assert parse(TrainingRun, run.model_dump_json(), "--spec") == run
 
 
 @pytest.mark.parametrize("name", config.schemas())

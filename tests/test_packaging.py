@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,3 +127,7 @@ def test_make_replicate_runs_the_scale_asked_for(arguments: list[str], expected:
     assert expected in dry.stdout
     assert f"results/{'smoke' if arguments else 'desk'}/report.html" in dry.stdout
     assert ("--config" in dry.stdout) == bool(arguments)
+
+
+def test_no_module_imports_a_higher_floor_and_there_are_no_circles() -> None:
+    assert lint_imports(config_filenames=(str(ROOT / "pyproject.toml"),), no_cache=True, no_logo=True) == 0

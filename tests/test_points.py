@@ -17,19 +17,21 @@ from diffusion_density.errors import InputError
 from diffusion_density.mixtures import GaussianMixture
 from diffusion_density.networks.sizes import MLPSize
 from diffusion_density.schedules import VariancePreserving
+from diffusion_density.scoring import inputs, models
+from diffusion_density.scoring.estimators import POINTS
 
 MIXTURE = {
     "weights": [0.3, 0.7],
     "means": [[-1.5, 0.0], [1.0, 0.0]],
     "covariances": [[[0.25, 0.0], [0.0, 0.3]], [[0.2, 0.1], [0.1, 0.4]]],
 }
-POINTS = [[0.0, 0.0], [1.0, 0.5], [-1.5, 0.2]]
+XY = [[0.0, 0.0], [1.0, 0.5], [-1.5, 0.2]]
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     path = tmp_path / "points.csv"
-    pd.DataFrame(POINTS, columns=["a", "b"]).to_csv(path, index=False)
+    pd.DataFrame(XY, columns=["a", "b"]).to_csv(path, index=False)
     return path
 
 
@@ -53,18 +55,18 @@ def test_score_by_the_flow_is_the_truth(table: Path, mixture: Path, tmp_path: Pa
     out = tmp_path / "scores.csv"
     run("score", table, "--mixture", mixture, "--out", out, "--tolerance", 1e-8)
     scores = pd.read_csv(out)
-    x = torch.tensor(POINTS, dtype=torch.float64)
+    x = torch.tensor(XY, dtype=torch.float64)
     model = truth().diffused(VariancePreserving())
     assert np.allclose(scores.log_prob_nats, model.log_prob(x, model.schedule.s_start), atol=1e-6)
     assert (scores.of == "flow").all()
     assert (scores.kind == "exact").all()
     assert (scores.status == "ok").all()
     record = json.loads((tmp_path / "scores.csv.provenance.json").read_text())
-    assert record["settings"]["estimator"] == "flow"
+    assert record["settings"]["estimators"] == ["flow"]
 
 
 def test_score_gives_what_the_library_gives(table: Path, mixture: Path, tmp_path: Path) -> None:
-    x = torch.tensor(POINTS, dtype=torch.float64)
+    x = torch.tensor(XY, dtype=torch.float64)
     model = truth().diffused(VariancePreserving())
     out = tmp_path / "scores.csv"
     run(
@@ -74,6 +76,7 @@ def test_score_gives_what_the_library_gives(table: Path, mixture: Path, tmp_path
     direct = path_integral(model, x, throws=500, generator=torch.Generator().manual_seed(3))
     assert np.allclose(scores.log_prob_nats, direct.value, atol=1e-12)
     assert np.allclose(scores.stderr_nats, direct.stderr, atol=1e-12)
+    assert np.allclose(scores.ci_high_nats - scores.log_prob_nats, 1.959964 * scores.stderr_nats, rtol=1e-6)
     run(
         "score", table, "--mixture", mixture, "--out", out, "--estimator", "flow_hutchinson", "--probes", 3, "--seed", 3
     )
@@ -81,6 +84,38 @@ def test_score_gives_what_the_library_gives(table: Path, mixture: Path, tmp_path
         model, x, rtol=1e-6, atol=1e-6, divergence="hutchinson", probes=3, generator=torch.Generator().manual_seed(3)
     )
     assert np.allclose(pd.read_csv(out).log_prob_nats, hutchinson.value, atol=1e-12)
+
+
+def test_every_estimator_scores_points_and_a_figure_shows_them(table: Path, mixture: Path, tmp_path: Path) -> None:
+    out, figure = tmp_path / "scores.csv", tmp_path / "scores.svg"
+    run("score", table, "--mixture", mixture, "--out", out, "--estimator", "all", "--figure", figure)
+    scores = pd.read_csv(out)
+    assert list(dict.fromkeys(scores.estimator)) == list(POINTS)
+    assert (scores.status == "ok").all()
+    expected = {"flow": ("flow", "exact"), "flow_hutchinson": ("flow", "unbiased")}
+    for name, rows in scores.groupby("estimator"):
+        of, kind = expected.get(name, ("sde", "lower"))
+        assert (rows.of == of).all()
+        assert (rows.kind == kind).all()
+        model = truth().diffused(VariancePreserving())
+        error = rows.log_prob_nats.to_numpy() - model.log_prob(torch.tensor(XY, dtype=torch.float64), 1e-5).numpy()
+        allowed = 5 * rows.stderr_nats.to_numpy() + (0.5 if name == "chain" else 0.01)
+        assert (np.abs(error) < allowed).all(), name
+    exact = scores[scores.estimator == "flow"]
+    assert (exact.ci_low_nats == exact.ci_high_nats).all()
+    reduced = scores[scores.estimator == "reduced"]
+    half = reduced.ci_high_nats - reduced.log_prob_nats
+    assert np.allclose(half, 2.364624 * reduced.stderr_nats, rtol=1e-6)  # Student's t of 7 degrees of freedom
+    text = figure.read_text()
+    assert "log p (nats)" in text
+    assert "path integral, reduced: SDE, lower" in text
+    assert figure.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_an_unknown_estimator_is_named(table: Path, mixture: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'bound' is no estimator of points; one of flow, flow_hutchinson"):
+        run("score", table, "--mixture", mixture, "--out", tmp_path / "s.csv", "--estimator", "bound")
+    assert not (tmp_path / "s.csv").exists()
 
 
 def test_train_sample_and_score_a_model(tmp_path: Path) -> None:
@@ -128,7 +163,7 @@ def test_bad_points_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "points.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
-        points.read_points(path)
+        inputs.read_points(path)
 
 
 @pytest.mark.parametrize(
@@ -144,16 +179,16 @@ def test_bad_mixtures_are_named(tmp_path: Path, changed: dict[str, object], mess
     path = tmp_path / "mixture.json"
     path.write_text(json.dumps(MIXTURE | changed))
     with pytest.raises(InputError, match=message):
-        points.read_mixture(path)
+        models.read_mixture(path)
 
 
 def test_a_model_that_does_not_fit_is_refused(mixture: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has 2 dimensions, the points have 3 columns"):
-        points.load(None, mixture, 3)
+        models.of_points(None, mixture, 3)
     with pytest.raises(InputError, match="give either --model or --mixture"):
-        points.load(None, None, 2)
+        models.of_points(None, None, 2)
     with pytest.raises(InputError, match="truncated, or is not a safetensors file"):
-        points.load(mixture, None, 2)
+        models.of_points(mixture, None, 2)
     few = torch.zeros(5, 2, dtype=torch.float64)
     size = MLPSize(widths=(8,), frequencies=1, time_frequencies=1, frequency_scale=0.1)
     settings = saved.ModelSettings(

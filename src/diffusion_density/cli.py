@@ -17,6 +17,8 @@ import typer
 from pydantic import ValidationError
 
 from diffusion_density import artifacts, config
+from diffusion_density.claims.verbs import collect, compare
+from diffusion_density.claims.verbs import verbs as claims
 from diffusion_density.data.archives import UnavailableError, obtain
 from diffusion_density.data.catalogue import ARCHIVES, check_name, slug
 from diffusion_density.errors import InputError, NumericalError
@@ -27,6 +29,7 @@ from diffusion_density.studies.density_formula.verbs import verbs as density_for
 from diffusion_density.studies.high_density.verbs import verbs as high_density
 from diffusion_density.studies.job import Threads
 from diffusion_density.studies.max_likelihood.verbs import verbs as max_likelihood
+from diffusion_density.validation import explain, read_yaml
 
 app = typer.Typer(
     help="Log densities of diffusion models.",
@@ -34,6 +37,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(compare)
+app.command()(collect)
+app.add_typer(claims, name="claims")
 app.add_typer(comparison, name="comparison")
 app.add_typer(density_estimators, name="density-estimators")
 app.add_typer(density_formula, name="density-formula")
@@ -49,35 +55,82 @@ def main() -> None:
     except (InputError, NumericalError) as error:
         _fail(str(error))
     except ValidationError as error:
-        _fail(config.explain(error))
+        _fail(explain(error))
 
 
 @app.command()
 def score(
-    points: Annotated[Path, typer.Argument(help="CSV with a header: one point a row, one coordinate a column.")],
+    data: Annotated[
+        str, typer.Argument(help="CSV of points with a header, one a row; or npz:PATH of images; or an image set.")
+    ],
     out: Annotated[Path, typer.Option(help="The CSV to write.")],
-    model: Annotated[Path | None, typer.Option(help="A model that `train` wrote.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="What `train` wrote; a run of max_likelihood; diffusers:FOLDER, or the folder.")
+    ] = None,
     mixture: Annotated[Path | None, typer.Option(help="JSON of a mixture: weights, means, covariances.")] = None,
-    estimator: Annotated[Literal["flow", "flow_hutchinson", "path_integral"], typer.Option()] = "flow",
-    tolerance: Annotated[float, typer.Option(help="Relative and absolute, of the flow.")] = 1e-6,
-    throws: Annotated[int, typer.Option(help="Throws a point, of the path integral.")] = 10_000,
-    probes: Annotated[int, typer.Option(help="Random probes a point, of flow_hutchinson.")] = 16,
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(help="flow, flow_hutchinson, path_integral, reduced, formula, chain, bound (images), or all."),
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="A figure to draw (.svg); a .png goes beside it.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Of the flow, relative and absolute; 1e-6, of images 1e-4 a dimension.")
+    ] = None,
+    throws: Annotated[
+        int | None, typer.Option(min=1, help="Network evaluations of the others; 8192 a point, 512 an image.")
+    ] = None,
+    probes: Annotated[
+        int | None, typer.Option(min=1, help="Random probes of flow_hutchinson; 16 a point, 1 a version of an image.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Dequantized versions of an image; an error needs two.")] = 4,
+    dequantization: Annotated[
+        Literal["truncated_normal", "uniform", "variational"], typer.Option(help="The law of the versions.")
+    ] = "truncated_normal",
+    key: Annotated[str | None, typer.Option(help="The array of an npz; test, or the only one.")] = None,
+    number: Annotated[int | None, typer.Option(min=1, help="Score the first so many; all by default.")] = None,
+    network_seed: Annotated[int | None, typer.Option(help="Of a run: which network; the first by default.")] = None,
+    step: Annotated[int | None, typer.Option(help="Of a run: which snapshot; the last by default.")] = None,
+    data_dir: Annotated[Path, typer.Option(help="Where archives of image sets are.")] = Path("data"),
+    device: Annotated[str, typer.Option(help="cpu or cuda, for images.")] = "cpu",
     seed: int = 0,
     threads: Threads = 1,
 ) -> None:
-    """Write log p of every point, with its standard error and what it promises."""
-    from diffusion_density import points as commands
+    """Write log p of points, or bits/dim of images, with errors and intervals and what each number promises."""
     from diffusion_density.runtime import configure
+    from diffusion_density.scoring import verb
 
     configure(threads)
-    x = commands.read_points(points)
-    chosen = commands.load(model, mixture, x.shape[1])
-    table = commands.score(chosen, x, estimator, tolerance=tolerance, throws=throws, probes=probes, seed=seed)
-    settings = {"points": str(points), "model": str(model or mixture), "estimator": estimator}
-    with recording(
-        [out], settings=settings | {"tolerance": tolerance, "throws": throws, "probes": probes}, seeds=[seed]
-    ):
-        artifacts.write_csv(out, table)
+    settings = {
+        "tolerance": tolerance,
+        "throws": throws,
+        "probes": probes,
+        "draws": draws,
+        "dequantization": dequantization,
+        "seed": seed,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    scored = verb.score(
+        data,
+        model=model,
+        mixture=mixture,
+        estimators=estimator or [],
+        settings=given,
+        key=key,
+        number=number,
+        network_seed=network_seed,
+        step=step,
+        data_dir=data_dir,
+        device=device,
+    )
+    outputs = [out, *([figure, figure.with_suffix(".png")] if figure else [])]
+    with recording(outputs, settings=scored.settings, seeds=[seed]):
+        artifacts.write_csv(out, scored.table)
+        if figure:
+            from diffusion_density.figures import scores, style
+
+            style.save(scores.scores(scored.table), figure)
+    for line in scored.lines():
+        typer.echo(line)
 
 
 @app.command()
@@ -97,9 +150,10 @@ def train(
     from diffusion_density import saved
     from diffusion_density.networks.sizes import MLPSize
     from diffusion_density.runtime import configure
+    from diffusion_density.scoring.inputs import read_points
 
     configure(threads)
-    x = commands.read_points(points)
+    x = read_points(points)
     size = MLPSize(widths=(width, width), frequencies=8, time_frequencies=8, frequency_scale=0.1)
     schedule = saved.VariancePreservingSettings()
     settings = saved.ModelSettings(dimension=x.shape[1], prediction=prediction, schedule=schedule, network=size)
@@ -171,7 +225,7 @@ def concat(
 def schema(
     out: Annotated[Path, typer.Option(help="Folder to write the schemas to.")] = Path("workflow/schemas"),
 ) -> None:
-    """Write the JSON schemas of config.yaml and of the scale files."""
+    """Write the JSON schemas of config.yaml, of the scale files and of claims.yaml."""
     for name, text in config.schemas().items():
         artifacts.write_text(out / name, text)
 
@@ -182,7 +236,7 @@ def check_config(
     scales: Annotated[Path, typer.Option(help="Folder of the scale files.")] = config.SCALES,
 ) -> None:
     """Check a configuration and the sizes that it chooses, and say what they amount to."""
-    values = config.read_config(config.read_yaml(file), file=file)
+    values = config.read_config(read_yaml(file), file=file)
     runs = config.runs(values, config.read_scale(values.scale, scales))
     networks = sum(len(run.arms) * run.mixtures * len(run.seeds) for run in runs.values())
     typer.echo(f"{file}: scale {values.scale}, {len(runs)} training runs of {networks} networks in all")
@@ -195,7 +249,7 @@ def plan(
     scales: Annotated[Path, typer.Option(help="Folder of the scale files.")] = config.SCALES,
 ) -> None:
     """Print what training on images will cost: parameters, operations and hours of a GPU, from counted operations."""
-    values = config.read_config(config.read_yaml(file), file=file)
+    values = config.read_config(read_yaml(file), file=file)
     sizes = config.read_scale(scale or values.scale, scales).max_likelihood
     from diffusion_density.studies.max_likelihood.costs import GPU_FLOPS, cost
 
@@ -218,7 +272,7 @@ def fetch(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte before giving up.")] = 10.0,
 ) -> None:
     """Download the archives of image sets that have a public address; say how to get the others."""
-    values = config.read_config(config.read_yaml(file), file=file)
+    values = config.read_config(read_yaml(file), file=file)
     for name in names or values.datasets:
         for archive in ARCHIVES.get(check_name(name), ()):
             try:

@@ -7,11 +7,12 @@ import this module: they get their own part, resolved, so that changing one size
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from diffusion_density.claims.definition import Claims
+from diffusion_density.claims.definition import ScaleName as ScaleName
 from diffusion_density.data.catalogue import check_name, slug
 from diffusion_density.errors import InputError
 from diffusion_density.studies.comparison.sizes import ComparisonSizes
@@ -19,9 +20,7 @@ from diffusion_density.studies.density_estimators.sizes import DensityEstimators
 from diffusion_density.studies.density_formula.sizes import DensityFormulaSizes
 from diffusion_density.studies.high_density.sizes import HighDensitySizes
 from diffusion_density.studies.max_likelihood.sizes import MaxLikelihoodSizes
-
-ScaleName = Literal["smoke", "desk", "paper"]
-Model = TypeVar("Model", bound=BaseModel)
+from diffusion_density.validation import checked, explain, read_yaml
 
 CONFIG_FILE = Path("config.yaml")
 SCALES = Path("workflow/scales")
@@ -105,30 +104,7 @@ def read_config(values: Mapping[str, Any], overridden: Collection[str] = (), fil
 def read_scale(name: str, folder: Path = SCALES) -> Scale:
     """Read and check the scale file ``<folder>/<name>.yaml``."""
     file = folder / f"{name}.yaml"
-    return _validated(Scale, read_yaml(file), file)
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping."""
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise InputError(f"{file}:{line} is not YAML ({getattr(error, 'problem', error)})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: must hold keys with values")
-    return values
-
-
-def parse(model: type[Model], text: str, origin: str) -> Model:
-    """Check JSON ``text`` against ``model``; ``origin`` is what errors name."""
-    try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        raise InputError(f"{origin}: {explain(error)}") from None
+    return checked(Scale, read_yaml(file), file)
 
 
 def runs(config: Config, scale: Scale) -> dict[str, TrainingRun]:
@@ -137,8 +113,12 @@ def runs(config: Config, scale: Scale) -> dict[str, TrainingRun]:
 
 
 def schemas() -> dict[str, str]:
-    """The JSON schemas of both files, by file name."""
-    models: dict[str, type[BaseModel]] = {"config.schema.json": Config, "scale.schema.json": Scale}
+    """The JSON schemas of the configuration, the scale files and the claims, by file name."""
+    models: dict[str, type[BaseModel]] = {
+        "claims.schema.json": Claims,
+        "config.schema.json": Config,
+        "scale.schema.json": Scale,
+    }
     return {
         name: json.dumps(
             {"$schema": "https://json-schema.org/draft/2020-12/schema"} | model.model_json_schema(), indent=2
@@ -146,30 +126,3 @@ def schemas() -> dict[str, str]:
         + "\n"
         for name, model in models.items()
     }
-
-
-def explain(error: ValidationError) -> str:
-    """All that a check found, on one line: ``key: what is wrong (got value)``."""
-    problems = error.errors(include_url=False)
-    inner = {problem["loc"][:-1] for problem in problems}
-    # A list whose items are wrong also counts as too short: say it once.
-    return "; ".join(_explain_one(p) for p in problems if not (p["type"] == "too_short" and p["loc"] in inner))
-
-
-def _explain_one(problem: Any) -> str:  # noqa: ANN401 (pydantic_core's ErrorDetails)
-    key = ".".join(map(str, problem["loc"]))
-    plain = {"extra_forbidden": "unknown key", "missing": "is missing", "too_short": "must not be empty"}
-    if problem["type"] in plain:
-        return f"{key}: {plain[problem['type']]}"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    given = problem["input"]
-    got = "" if isinstance(given, Mapping) else f" (got {given!r})"
-    return f"{key}: {message}{got}" if key else message
-
-
-def _validated(model: type[Model], values: Mapping[str, Any], file: Path) -> Model:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise InputError(f"{file}: {explain(error)}") from None

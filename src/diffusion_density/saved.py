@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from diffusion_density import artifacts
 from diffusion_density.errors import InputError
@@ -12,6 +12,7 @@ from diffusion_density.model import DiffusionModel
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.networks.sizes import MLPSize
 from diffusion_density.schedules import LogLinear, Schedule, VariancePreserving
+from diffusion_density.validation import checked
 
 
 class _Node(BaseModel):
@@ -68,11 +69,7 @@ def load(path: Path) -> tuple[DiffusionModel, ModelSettings]:
         InputError: if the file is no such model, or its weights do not fit its settings.
     """
     tensors, header = artifacts.read_safetensors(path)
-    try:
-        settings = ModelSettings.model_validate(header)
-    except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"]))
-        raise InputError(f"{path}: is not a saved model: {key}: {error.errors()[0]['msg']}") from None
+    settings = checked(ModelSettings, header, f"{path}: is not a saved model")
     network = settings.build().requires_grad_(False)
     try:
         network.load_state_dict(tensors)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from diffusion_density import artifacts
+from diffusion_density import artifacts, intervals
 from diffusion_density.data.images import ImageSet, load
 from diffusion_density.studies.high_density import bias, cost, findings, guidance, images, modes, tracking
 from diffusion_density.studies.high_density.sizes import Bias, Guidance, HighDensitySizes, Modes, Tracking
@@ -186,5 +186,5 @@ def test_the_interval_of_a_rank_correlation() -> None:
     y = 0.6 * x + 0.8 * torch.randn(500, 200, generator=generator).double()
     truth = 6 / math.pi * math.asin(0.3)  # Spearman's ρ of a normal law with correlation 0.6
     inside = [low < truth < high for a, b in zip(x.numpy(), y.numpy(), strict=True)
-              for _, low, high, _ in [findings.correlation(pd.Series(a), pd.Series(b))]]  # fmt: skip
+              for _, low, high, _ in [intervals.rank_correlation(pd.Series(a), pd.Series(b))]]  # fmt: skip
     assert 0.92 < sum(inside) / len(inside) < 0.98

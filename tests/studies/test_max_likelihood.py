@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor, nn
 
-from diffusion_density import artifacts, config
+from diffusion_density import artifacts, config, intervals
 from diffusion_density.data.images import ImageSet, load
 from diffusion_density.density.bits import bits_per_dim
 from diffusion_density.density.dequantization import SCHEMES
@@ -420,11 +420,11 @@ def test_the_table_of_gaps(tmp_path: Path) -> None:
 
 def test_intervals_are_students() -> None:
     values = [1.0, 2.0, 4.0]
-    mean, low, high, n = findings.interval([*values, math.nan])
+    mean, low, high, n = intervals.mean([*values, math.nan])
     expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     assert (mean, n) == (pytest.approx(7 / 3), 3)
     assert (low, high) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
-    assert findings.interval([5.0])[1:] == (None, None, 1)
+    assert intervals.mean([5.0])[1:] == (None, None, 1)
 
 
 def test_step_ratios() -> None:

@@ -107,6 +107,21 @@ def test_a_figure_can_be_asked_for_alone(repository: Repository) -> None:
     assert planned == {f"max_likelihood_{job}" for job in jobs | {"table_samples", "figure_samples"}}
 
 
+@pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
+def test_the_claims_have_their_tables_and_figures_at_every_scale(repository: Repository, scale: str) -> None:
+    """A claim on a table or figure that no rule makes would fail here."""
+    text = repository.snakemake("-n", "claims", "--config", f"scale={scale}", "datasets=[]")
+    assert {"claims", "claims_judge", "claims_page"} <= set(re.findall(r"rule (\w+):\n", text))
+
+
+def test_wrong_claims_are_one_line(repository: Repository) -> None:
+    path = repository.path / "workflow" / "claims.yaml"
+    path.write_text(path.read_text().replace("paper: A", "papers: A", 1))
+    lines = repository.snakemake("-n", check=False).splitlines()
+    found = [line for line in lines if line.startswith("error: ")]
+    assert found == ["error: workflow/claims.yaml: claims.0.paper: is missing; claims.0.papers: unknown key"]
+
+
 def test_a_study_can_be_asked_for_alone(repository: Repository) -> None:
     assert "all" not in repository.planned("density_estimators", "--config", "scale=smoke")
 
@@ -115,7 +130,7 @@ def test_every_job_says_what_it_needs(repository: Repository) -> None:
     text = repository.snakemake("-n", "--config", "scale=paper", "--workflow-profile", "workflow/profiles/slurm")
     jobs = re.findall(r"rule (\w+):\n((?: {4}.*\n)*)", text)
     for rule, details in jobs:
-        if rule not in {"all", *STUDIES}:
+        if rule not in {"all", "claims", *STUDIES}:
             assert re.search(r"resources: .*\bmem_mb=\d+.*\bgpu=\d+.*\bruntime=\d+", details), rule
             assert "    log: logs/paper/" in details, rule
             assert "    benchmark: logs/paper/" in details, rule

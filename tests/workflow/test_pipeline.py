@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from diffusion_density.claims.definition import VERDICTS, read_claims
 from diffusion_density.errors import InputError
 from diffusion_density.figures import comparison, density_formula, high_density, max_likelihood
 from diffusion_density.figures.density_estimators import FIGURES
@@ -125,6 +127,30 @@ def test_a_figure_reads_the_tables_of_its_rule_and_no_others(
         with pytest.raises(InputError, match=rf"{table}\.csv: cannot be read"):
             STUDIES[study][figure](folder)
         hidden.rename(folder / f"{table}.csv")
+
+
+def test_every_claim_has_a_verdict(finished: Finished) -> None:
+    """At this scale only what needs no run of size is judged; the rest says what would test it."""
+    repository, _ = finished
+    claims = read_claims(repository.path / "workflow/claims.yaml")
+    table = pd.read_csv(repository.path / "results/smoke/claims.csv").set_index("id")
+    assert list(table.index) == [claim.id for claim in claims.claims]
+    assert set(table.verdict) <= set(VERDICTS)
+    assert table.reason.str.len().gt(0).all()
+    judged = {claim.id for claim in claims.claims if "smoke" in claim.scales}
+    assert judged == set(table.index[table.verdict != "not tested at this scale"])
+    gaps = pd.read_csv(repository.path / IMAGES / "tables/gaps.csv")
+    tight = gaps[(gaps.dequantization == "truncated_normal") & ~gaps.late_start]
+    assert table.measured["D11"] == max(tight.gap_bits_per_dim)
+    page = (repository.path / "results/smoke/claims.html").read_text()
+    assert all(f'id="{name}"' in page for name in table.index)
+
+
+def test_claims_follow_the_tables(finished: Finished) -> None:
+    repository, _ = finished
+    with edited(repository.path / "src/diffusion_density/studies/max_likelihood/gaps.py", "\n", "\n# edited\n"):
+        text = repository.snakemake("-n", *SMOKE)
+    assert {"claims_judge", "claims_page"} <= set(re.findall(r"rule (\w+):\n", text))
 
 
 def test_logs_and_benchmarks_are_there(finished: Finished) -> None:
@@ -257,6 +283,7 @@ def test_a_report_is_made(finished: Finished) -> None:
     page = (repository.path / "results/smoke/report.html").read_text()
     for name in [name for figures in STUDIES.values() for name in figures]:
         assert f"{name}.svg" in page
+    assert "claims.html" in page
     assert "datasets.csv" in page, "the report has no table of the image sets, present and absent"
     assert "cifar-10-binary.tar.gz" in (repository.path / IMAGES / "tables/datasets.csv").read_text()
     assert "WorkflowError" not in page

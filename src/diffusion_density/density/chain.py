@@ -33,7 +33,7 @@ from diffusion_density.density.formula import time_nodes
 from diffusion_density.density.result import LogDensity, check_points, estimated
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
-from diffusion_density.sampling.samplers import prior_sample
+from diffusion_density.reverse_process import prior_sample
 from diffusion_density.schedules import Schedule
 
 

@@ -1,6 +1,6 @@
 r"""Density tracking: samples of the reverse process together with their log density, at the price of the samples.
 
-Along the reverse process of stochasticity κ >= 0 (`sampling.samplers`; ds < 0, W̄ runs backward, D numbers an event)
+Along the reverse process of stochasticity κ >= 0 (`reverse_process`; ds < 0, W̄ runs backward, D numbers an event)
 
 .. math:: dx = \big(f x - \tfrac12 (1 + \kappa) g^2 s_\theta\big) ds + \sqrt\kappa\, g\, d\bar W,
 
@@ -40,7 +40,7 @@ from diffusion_density.density.divergence import rademacher, with_divergence
 from diffusion_density.density.result import LogDensity, estimated
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
-from diffusion_density.sampling.samplers import prior_sample, reverse_steps
+from diffusion_density.reverse_process import prior_sample, reverse_steps
 
 
 def track(

@@ -20,7 +20,7 @@ from torchdiffeq import odeint
 from diffusion_density.broadcasting import flat
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
-from diffusion_density.sampling.samplers import prior_sample
+from diffusion_density.reverse_process import prior_sample
 
 FIRST_STEP = 0.01  # of the way
 

@@ -47,8 +47,8 @@ from diffusion_density.broadcasting import flat, per_row
 from diffusion_density.density.divergence import rademacher, with_divergence
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
+from diffusion_density.reverse_process import prior_sample
 from diffusion_density.sampling.mode_tracking import log_snr_nodes, rates
-from diffusion_density.sampling.samplers import prior_sample
 
 Divergence = Literal["exact", "hutchinson"]
 Drift = Literal["exact", "published"]

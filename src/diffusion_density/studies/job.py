@@ -9,10 +9,10 @@ from typing import Annotated, TypeVar
 import typer
 from pydantic import BaseModel
 
-from diffusion_density.config import parse
 from diffusion_density.errors import InputError
 from diffusion_density.provenance import recording
 from diffusion_density.studies.fields import Strict
+from diffusion_density.validation import parse
 
 Sizes = TypeVar("Sizes", bound=Strict)
 Spec = Annotated[str, typer.Option(help="JSON of the job's sizes.")]

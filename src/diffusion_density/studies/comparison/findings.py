@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from diffusion_density import artifacts
+from diffusion_density.intervals import share
 from diffusion_density.tables import groups
 
 WANTED = 0.1  # nats
@@ -80,15 +80,15 @@ def _row(
 def _coverage(variance: pd.DataFrame) -> Iterator[dict[str, object]]:
     for (method, target, dimension, throws), rows in groups(variance, "method", "target", "dimension", "throws"):
         covered, n = int(rows.covered.sum()), int(rows.repeats.sum())
-        interval = binomtest(covered, n).proportion_ci(method="wilson")
+        found = share(covered / n, n)
         yield {
             "finding": f"coverage of {method}",
             "of": target,
             "dimension": dimension,
             "throws": throws,
-            "value": covered / n,
-            "ci_low": interval.low,
-            "ci_high": interval.high,
+            "value": found.value,
+            "ci_low": found.low,
+            "ci_high": found.high,
             "n": n,
         }
 

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from diffusion_density.config import parse
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.comparison.sizes import EXPERIMENTS, Pictures, Trained
 from diffusion_density.studies.density_estimators.sizes import TrainingRun
 from diffusion_density.studies.job import Spec, Tables, Threads, job
 from diffusion_density.studies.max_likelihood.jobs import Run
+from diffusion_density.validation import parse
 
 verbs = typer.Typer(help="The comparison of all estimators: what its workflow rules call.", no_args_is_help=True)
 

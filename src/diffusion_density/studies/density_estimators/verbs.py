@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from diffusion_density.config import parse
 from diffusion_density.studies.density_estimators.sizes import Agreement, Dataset, Evaluation, Timing, TrainingRun
 from diffusion_density.studies.job import Out, Threads, job
+from diffusion_density.validation import parse
 
 verbs = typer.Typer(help='Paper A, "Diffusion Density Estimators": what its workflow rules call.', no_args_is_help=True)
 

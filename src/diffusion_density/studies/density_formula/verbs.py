@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from diffusion_density.config import parse
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.density_formula.sizes import EXPERIMENTS, MEASURED, Run
 from diffusion_density.studies.job import Out, Spec, Tables, Threads, job, known
+from diffusion_density.validation import parse
 
 STUDY = "density_formula"
 

@@ -1,21 +1,19 @@
 r"""What paper C claims of images, as numbers with 95% intervals, from the table of scored images.
 
-* ``rank correlation``: Spearman's ρ of log density (minus bits/dim) and PNG bytes over test images, with the interval
-  of Bonett and Wright (2000), tanh(artanh ρ ± 1.96 √((1 + ρ²/2)/(n − 3))).
+* ``rank correlation``: Spearman's ρ of log density (minus bits/dim) and PNG bytes over test images.
 * ``blurring makes likelier``: the share of test images whose bits/dim fall at every step of blur; Wilson's interval.
 * ``denser than ordinary``: the share of pairs (a sample of high density at the lowest threshold, an ordinary sample) in
   which the former is likelier, 1 if all are above all; the interval is Wilson's for as many pairs as there are samples.
 * ``likelier than test images``: the same for images that are no photographs, against test images.
 """
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, spearmanr
 
 from diffusion_density import artifacts
+from diffusion_density.intervals import rank_correlation, share
 from diffusion_density.tables import groups
 
 
@@ -36,7 +34,7 @@ def measure(images: Path, out: Path) -> None:
     artifacts.write_csv(out, pd.DataFrame(rows))
 
 
-Finding = tuple[str, str, float, float, float, int]
+Finding = tuple[str, str, float, float | None, float | None, int]
 
 
 def _findings(table: pd.DataFrame) -> list[Finding]:
@@ -47,29 +45,16 @@ def _findings(table: pd.DataFrame) -> list[Finding]:
     dense = table[table.group == "high_density"]
     densest = dense[dense.parameter == dense.parameter.min()].bits_per_dim
     found = [
-        ("rank correlation", "log density and PNG bytes", *correlation(-test.bits_per_dim, test.png_bytes)),
-        ("blurring makes likelier", "test images", *_share((steps < 0).all(axis=1).mean(), len(steps))),
-        ("denser than ordinary", "samples", *_share(_above(densest, ordinary), len(densest))),
+        ("rank correlation", "log density and PNG bytes", *rank_correlation(-test.bits_per_dim, test.png_bytes)),
+        ("blurring makes likelier", "test images", *share((steps < 0).all(axis=1).mean(), len(steps))),
+        ("denser than ordinary", "samples", *share(_above(densest, ordinary), len(densest))),
     ]
     for group in ("grey", "stripes", "shuffled"):
         other = table[table.group == group].bits_per_dim
-        found.append(("likelier than test images", group, *_share(_above(other, test.bits_per_dim), len(other))))
+        found.append(("likelier than test images", group, *share(_above(other, test.bits_per_dim), len(other))))
     return found
-
-
-def correlation(first: pd.Series, second: pd.Series) -> tuple[float, float, float, int]:
-    """Spearman's ρ with its 95% interval, and n; the interval is NaN for fewer than four."""
-    n, rho = len(first), float(spearmanr(first, second).statistic)
-    half = 1.96 * math.sqrt((1 + rho**2 / 2) / (n - 3)) if n > 3 and abs(rho) < 1 else math.nan
-    centre = math.atanh(rho) if abs(rho) < 1 else math.nan
-    return rho, math.tanh(centre - half), math.tanh(centre + half), n
 
 
 def _above(first: pd.Series, second: pd.Series) -> float:
     """The share of pairs in which the first has fewer bits/dim."""
     return float(np.less.outer(first.to_numpy(), second.to_numpy()).mean())
-
-
-def _share(value: float, n: int) -> tuple[float, float, float, int]:
-    interval = binomtest(round(value * n), n).proportion_ci(method="wilson")
-    return value, interval.low, interval.high, n

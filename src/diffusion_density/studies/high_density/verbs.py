@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from diffusion_density.config import parse
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.high_density.sizes import EXPERIMENTS, Images
 from diffusion_density.studies.job import Out, Spec, Tables, Threads, job
 from diffusion_density.studies.max_likelihood.jobs import Run
+from diffusion_density.validation import parse
 
 verbs = typer.Typer(
     help='Paper C, "Diffusion Models as Cartoonists": what its workflow rules call.', no_args_is_help=True

@@ -1,8 +1,8 @@
 r"""What the tables of paper D say of its claims: one effect a row, with a 95 % confidence interval.
 
 Effects are differences or ratios of *paired* measurements: the same images and random numbers, or the same seed. With
-n pairs the interval is mean ± t₀.₉₇₅,ₙ₋₁ s/√n; ratios are averaged as logarithms. Pairs are seeds where training is
-compared, and images where estimators or dequantizations of given networks are.
+n pairs the interval is that of a mean (see `intervals`); ratios are averaged as logarithms. Pairs are seeds where
+training is compared, and images where estimators or dequantizations of given networks are.
 
 The *step ratio* of two arms is how many times sooner the better one reaches where the other ends: with values b(n)
 after n steps, interpolated in log n between snapshots, N/n* where b(n*) is the worse arm's value at the end N; below 1
@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
-from diffusion_density import artifacts
+from diffusion_density import artifacts, intervals
 from diffusion_density.tables import groups
 
 PUBLISHED = {"cifar10": 2.56, "imagenet32": 3.43, "imagenet32-old": 3.69}
@@ -44,17 +43,6 @@ def write(tables: Path, out: Path) -> None:
     artifacts.write_csv(out, pd.DataFrame(rows, columns=COLUMNS))
 
 
-def interval(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float | None, float | None, int]:
-    """Mean, both ends of the 95 % interval (None for one value), and the number of values that are numbers."""
-    finite = np.asarray(values, dtype=np.float64)
-    finite = finite[np.isfinite(finite)]
-    mean = float(finite.mean()) if len(finite) else math.nan
-    if len(finite) < 2:
-        return mean, None, None, len(finite)
-    half = float(stdtrit(len(finite) - 1, 0.975) * finite.std(ddof=1) / math.sqrt(len(finite)))
-    return mean, mean - half, mean + half, len(finite)
-
-
 def step_ratio(steps: Sequence[int], ours: Sequence[float], theirs: Sequence[float]) -> float:
     """How many times sooner we reach their last value; below 1 if they reach ours sooner."""
     if ours[-1] > theirs[-1]:
@@ -70,7 +58,7 @@ def step_ratio(steps: Sequence[int], ours: Sequence[float], theirs: Sequence[flo
 
 def _row(finding: str, dataset: str, of: str, against: str, unit: str, values: Sequence[float], over: str) -> Row:
     """A difference or a value."""
-    mean, low, high, pairs = interval(values)
+    mean, low, high, pairs = intervals.mean(values)
     return dict(zip(COLUMNS, (finding, dataset, of, against, unit, mean, low, high, pairs, over), strict=True))
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from diffusion_density.config import parse
 from diffusion_density.errors import InputError
 from diffusion_density.studies.fields import Strict
 from diffusion_density.studies.job import Out, Threads, job
 from diffusion_density.studies.max_likelihood.jobs import Curve, Evaluation, Run, Samples, Trace, Variance
+from diffusion_density.validation import parse
 
 if TYPE_CHECKING:
     from diffusion_density.data.images import ImageSet

@@ -1,0 +1,170 @@
+"""The page shows what the verdicts say, is whole without other files, and its readings never contradict the data."""
+
+import random
+import re
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from diffusion_density import artifacts
+from diffusion_density.claims import page, verdicts
+from diffusion_density.claims.definition import VERDICTS, Verdict, read_claims
+from diffusion_density.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "results" / "reference"
+REPORT = ROOT / "workflow" / "report"
+CLAIMS = read_claims(ROOT / "workflow" / "claims.yaml")
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
+
+
+@dataclass
+class Row:
+    """What a reading reads of a verdict."""
+
+    verdict: Verdict
+    measured: float
+    ci_low: float
+    ci_high: float
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Verdicts as if each claim had the next one of the list."""
+    rows = []
+    for i, claim in enumerate(CLAIMS.claims):
+        verdict = VERDICTS[i % 4]
+        number = None if verdict == "not tested at this scale" else 1e-5 * (i - 3)
+        row = {
+            "id": claim.id,
+            "paper": claim.paper,
+            "kind": claim.kind,
+            "statement": claim.statement,
+            "published": None,
+        }
+        row |= {
+            "measured": number,
+            "ci_low": number and number - 1,
+            "ci_high": number and number + 1,
+            "unit": claim.unit,
+        }
+        row |= {
+            "verdict": verdict,
+            "scale": "desk",
+            "evidence": "a/tables/b.csv",
+            "quantity": "q",
+            "reason": "as it is",
+        }
+        rows.append(row)
+    artifacts.write_csv(tmp_path / "claims.csv", pd.DataFrame(rows, columns=verdicts.COLUMNS))
+    for figure in CLAIMS.figures:
+        study, _, name = figure.partition("/")
+        artifacts.write_text(tmp_path / study / "figures" / f"{name}.svg", SVG)
+    return tmp_path / "claims.csv"
+
+
+def written(table: Path) -> str:
+    out = table.with_name("claims.html")
+    page.write(CLAIMS, table, table.parent, REPORT, REPORT / "claims.html.jinja", out)
+    return out.read_text()
+
+
+def test_the_page_holds_every_claim_with_its_verdict(table: Path) -> None:
+    text = written(table)
+    for i, claim in enumerate(CLAIMS.claims):
+        row = re.search(rf'<tr id="{claim.id}".*?</tr>', text, re.DOTALL)
+        assert row
+        verdict = VERDICTS[i % 4]
+        assert f"{page.SYMBOLS[verdict]} {verdict}</span>" in row[0], "a word and a sign, not a colour alone"
+        assert "as it is" in row[0]
+    assert "{{" not in text
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", text).lower().split()
+
+
+def test_the_page_is_accessible_and_needs_no_other_file(table: Path) -> None:
+    elements = Elements()
+    elements.feed(written(table))
+    assert elements.all("html")[0]["lang"] == "en"
+    assert {"title", "h1", "main", "caption"} <= {tag for tag, _ in elements.found}
+    assert all(header["scope"] in ("row", "col") for header in elements.all("th"))
+    images = elements.all("img")
+    assert len(images) == len(CLAIMS.figures)
+    assert all(len(image["alt"] or "") > 20 and (image["src"] or "").startswith("data:") for image in images)
+    assert not elements.all("script")
+    assert [link["href"] for link in elements.all("link")] == ["data:,"]
+    ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    inner = [link["href"] or "" for link in elements.all("a") if (link["href"] or "").startswith("#")]
+    assert {link[1:] for link in inner} <= set(ids)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_reading_says_what_the_verdicts_say(seed: int) -> None:
+    """Whatever the verdicts: a sentence is there, with its numbers, exactly if all verdicts that it needs are."""
+    chosen = random.Random(seed)  # noqa: S311 (no secret)
+    judged = {claim.id: Row(chosen.choice(VERDICTS), chosen.random(), 0.1, 0.9) for claim in CLAIMS.claims}
+    for paper, sentences in CLAIMS.readings.items():
+        text = page.reading(CLAIMS, judged, paper)
+        given = [row.verdict for name, row in judged.items() if name[0] == paper]
+        numbers = ", ".join(f"{given.count(verdict)} {verdict}" for verdict in VERDICTS)
+        assert text.startswith(f"Verdicts on {len(given)} claims: {numbers}.")
+        for sentence in sentences:
+            shown = sentence.text.format(**{name: page.measured(row) for name, row in judged.items()})
+            holds = all(judged[name].verdict == verdict for name, verdict in sentence.when.items())
+            assert (shown in text) == holds
+
+
+def test_numbers_are_printed_as_people_write_them() -> None:
+    assert page.number(-0.04567) == "−0.0457"
+    assert page.number(2.5530e-12) == "2.55·10⁻¹²"
+    assert page.measured(Row("replicated", 1.5, 1.5, 1.5)) == "1.5"
+    assert page.measured(Row("replicated", 1.5, -1, 2)) == "1.5 [−1, 2]"
+    assert page.measured(Row("inconclusive", 1.5, float("nan"), float("nan"))) == "1.5"
+
+
+def test_captions_lose_their_markup() -> None:
+    text = "**Bold?** A *word*, ``code`` and `a paper <https://x.org>`_;\nx * y."
+    assert page.plain(text) == "Bold? A word, code and a paper; x * y."
+
+
+def test_verdicts_of_other_claims_are_refused(table: Path) -> None:
+    artifacts.write_csv(table, artifacts.read_csv(table).iloc[1:])
+    with pytest.raises(InputError, match="does not hold the claims of this claims file"):
+        page.read(CLAIMS, table)
+    table.with_name("claims.csv").unlink()
+    with pytest.raises(InputError, match=r"claims\.csv: cannot be read"):
+        page.read(CLAIMS, table)
+
+
+def test_a_missing_figure_is_named(table: Path) -> None:
+    (table.parent / "comparison/figures/variance.svg").unlink()
+    with pytest.raises(InputError, match=r"variance\.svg: cannot be read"):
+        written(table)
+
+
+def test_the_table_of_the_readme_is_that_of_the_reference() -> None:
+    text = (ROOT / "README.md").read_text()
+    found = re.search(r"<!-- claims -->\n(.*?)<!-- end of claims -->", text, re.DOTALL)
+    if not REFERENCE.is_dir():
+        assert found is None or not found[1], "a table without a reference to check it against"
+        return
+    assert found, "README.md has no table of claims between <!-- claims --> and <!-- end of claims -->"
+    expected = page.markdown(CLAIMS, page.read(CLAIMS, REFERENCE / "claims.csv"))
+    assert found[1] == expected, "run diffusion-density claims table results/reference/claims.csv"

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffusion_density.broadcasting import flat
-from diffusion_density.density.divergence import with_divergence
+from diffusion_density.density.divergence import flow_with_divergence
 from diffusion_density.density.flow_time import Stations
 from diffusion_density.density.gauss_grid import grid
 from diffusion_density.model import Model
@@ -40,6 +40,7 @@ class Sweep:
         field: (M + 1, B, D) v = dx/dt in double precision.
         end: (B, *) x(1).
         defect: (B,) the effect of the curve's defect on log p, nats.
+        error: (B,) the same with all its parts counted positive: no chance of signs hides a poor curve.
         divergence: (M, B) div v at the nodes per unit of t, or None if it was not asked for.
         failed: (B,) whether the field was not finite somewhere.
     """
@@ -47,6 +48,7 @@ class Sweep:
     field: Float[Tensor, "n b d"]
     end: Float[Tensor, "b *event"]
     defect: Float[Tensor, " b"]
+    error: Float[Tensor, " b"]
     divergence: Float[Tensor, "m b"] | None
     failed: Bool[Tensor, " b"]
 
@@ -82,9 +84,8 @@ def sweep(
         if j == 0:
             value = first
         elif divergence:
-            at = point.reshape(x.shape)
-            value, trace = with_divergence(lambda y, s=s: model.flow_drift(y, s), at)  # type: ignore[misc]
-            traces.append(trace[:, 0].double() * rate)
+            value, trace = flow_with_divergence(model, point.reshape(x.shape), s)
+            traces.append(trace.double() * rate)
         else:
             value = model.flow_drift(point.reshape(x.shape), s)
         drift[j] = flat(value)
@@ -98,10 +99,11 @@ def sweep(
     factors = (2 / place.diffusion).to(x.device)[:, None, None]
     score = factors * (place.drift.to(x.device)[:, None, None] * path - drift)
     turn = _apply(on.derivative[1:], score)
-    defect = -torch.einsum("n,nbd,nbd->b", on.weights.to(x.device), reached[1:-1] - path[1:], turn)
+    effects = -torch.einsum("nbd,nbd->nb", reached[1:-1] - path[1:], turn)
+    defect, error = on.weights.to(x.device) @ effects, on.weights.to(x.device) @ effects.abs()
     log_det = torch.stack(traces) if divergence else None
     failed = ~field.isfinite().all(2).all(0) | ~(defect if log_det is None else defect + log_det.sum(0)).isfinite()
-    return Sweep(field, reached[-1].to(x.dtype).reshape(x.shape), defect, log_det, failed)
+    return Sweep(field, reached[-1].to(x.dtype).reshape(x.shape), defect, error, log_det, failed)
 
 
 def _apply(matrix: Tensor, values: Float[Tensor, "n b d"]) -> Float[Tensor, "m b d"]:

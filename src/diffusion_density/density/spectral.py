@@ -5,7 +5,8 @@ a spectral quadrature, on the second sweep of the trajectory (:mod:`diffusion_de
 share their times, which are thus embedded once; those whose error is not within their tolerance go on, together, to a
 grid of half as many nodes again, where one sweep corrects what they have. What a point gets depends on no other.
 
-Its error has two parts: the effect of the trajectory's defect, and that of the quadrature. The latter is told from the
+Its error has two parts: the effect of the trajectory's defect, with all its parts counted positive, so that no chance
+of signs passes a poor curve, and that of the quadrature. The latter is told from the
 Legendre coefficients a_k of the divergence. M nodes are exact up to the degree 2 M − 1. With τ the largest of the last
 three coefficients and ρ their ratio to those at M/2, a_{2M} is τρ² if they fall geometrically: this is the estimate,
 with ρ² at least 1/(4 M). On mixtures and networks it is mostly far above the error.

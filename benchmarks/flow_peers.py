@@ -7,11 +7,11 @@ torch does by default (``highest``). Ratios are to this library's seconds at its
 are from torchdiffeq's dopri8 at 1e-9 in double precision, for the mixture from its closed form.
 
 The floor of the network is the time of its matrix products alone: operations of an evaluation × evaluations, over the
-rate of products of the hidden layers' shape, at the number of rows where it is highest.
+rate of products of the hidden layers' shape, at the number of rows where it is highest, measured in the same turn.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,6 +35,7 @@ MARKS = {  # a colour and a marker each
     "zuko": (style.COLOURS["flow"], "D"),
     "scipy": (style.COLOURS["velocity"], "v"),
 }
+PRODUCTS = "products"  # their turn among the libraries'
 
 
 @dataclass(frozen=True)
@@ -143,19 +144,23 @@ def _timed(case: Case, chosen: dict[str, dict[str, Any]], sizes: Sizes) -> list[
     """The best run of each library in turns, under the present precision of products and under torch's default."""
     present = torch.get_float32_matmul_precision()
     precisions = dict.fromkeys((present, "highest"))
-    runs = [(precision, name) for precision in precisions for name in chosen]
-    times = interleaved({run: partial(_under, case, *run, chosen[run[1]]["tolerance"]) for run in runs}, sizes.repeats)
+    width, passes = sizes.widths[0], 10
+    calls = {
+        (p, name): partial(_under, case, p, name, chosen[name]["tolerance"]) for p in precisions for name in chosen
+    }
+    calls |= {(p, PRODUCTS): _products_under(p, sizes.points, width, passes) for p in precisions}
+    times = interleaved(calls, sizes.repeats)
     found = []
     for precision in precisions:
         torch.set_float32_matmul_precision(precision)
         machine = {"precision": precision, "product_error": matmul_error()}
-        rate = product_rate(sizes.points, sizes.widths[0], sizes.repeats)
+        rates = [2 * passes * sizes.points * width**2 / taken for taken in times[precision, PRODUCTS]]
         for name, row in chosen.items():
             taken = times[precision, name]
             result = row | machine | {"seconds": spread(taken), "times_ours": ratios(taken, times[present, "ours"])}
             if case.products is not None:
-                floor = case.products * row["evaluations"] * sizes.points / rate
-                result |= {"product_rate": rate, "times_floor": spread(value / floor for value in taken)}
+                floors = [case.products * row["evaluations"] * sizes.points / rate for rate in rates]
+                result |= {"product_rate": spread(rates), "times_floor": ratios(taken, floors)}
             found.append(result)
     torch.set_float32_matmul_precision(present)
     return found
@@ -166,18 +171,18 @@ def _under(case: Case, precision: str, name: str, tolerance: float) -> None:
     peers.SOLVERS[name](case.model, case.x, tolerance)
 
 
-def product_rate(rows: int, width: int, repeats: int) -> float:
-    """Operations a second of the product of a hidden layer, in chunks of the size that is fastest."""
-    weight, passes = torch.randn(width, width), 10
-    times = []
+def _products_under(precision: str, rows: int, width: int, passes: int) -> Callable[[], None]:
+    """The products of a hidden layer, in chunks of the size that is fastest."""
+    torch.set_float32_matmul_precision(precision)
+    weight, calls = torch.randn(width, width), []
     for chunk in (rows, rows // 2, rows // 4, rows // 8):
         parts = torch.randn(rows, width).split(chunk) * passes
-        out = torch.empty(chunk, width)
-        times += [seconds(partial(_products, parts, weight, out)) for _ in range(1 + repeats)]
-    return 2 * passes * rows * width**2 / min(times)
+        calls.append(partial(_products, precision, parts, weight, torch.empty(chunk, width)))
+    return min(calls, key=lambda call: min(seconds(call) for _ in range(4)))
 
 
-def _products(parts: Iterable[Tensor], weight: Tensor, out: Tensor) -> None:
+def _products(precision: str, parts: Iterable[Tensor], weight: Tensor, out: Tensor) -> None:
+    torch.set_float32_matmul_precision(precision)
     for part in parts:
         torch.mm(part, weight, out=out)
 

@@ -74,11 +74,11 @@ def scaled(mixture: GaussianMixture, factor: float, schedule: Schedule = PAPER_A
 
 
 class Counting:
-    """A network that counts its calls, its rows, and the passes back through it."""
+    """A network that counts its calls, its rows, the passes back through it, and the rows of those."""
 
     def __init__(self, network: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.network = network
-        self.calls = self.rows = self.backward = 0
+        self.calls = self.rows = self.backward = self.pulled = 0
 
     def __call__(self, x: Tensor, s: Tensor) -> Tensor:
         self.calls += 1
@@ -88,8 +88,9 @@ class Counting:
             output.register_hook(self._went_back)
         return output
 
-    def _went_back(self, _gradient: Tensor) -> None:
+    def _went_back(self, gradient: Tensor) -> None:
         self.backward += 1
+        self.pulled += len(gradient)
 
 
 class ScaledGaussian:

@@ -35,6 +35,17 @@ class Prior(Protocol):
         """(B,) log density in nats at x of shape (B, *)."""
 
 
+@runtime_checkable
+class ByPlace(Protocol):
+    """A network that treats the rows of a batch by their place in it."""
+
+    def __call__(self, x: Tensor, s: Tensor) -> Tensor:
+        """(B, *) for x of shape (B, *) and s of shape (B,)."""
+
+    def at_rows(self, rows: slice | Int[Tensor, " r"], points: int) -> "ByPlace":
+        """The network of some rows of a batch of that many points, in this order."""
+
+
 class GaussianPrior:
     """N(0, variance I) over events of any shape."""
 
@@ -76,7 +87,7 @@ class Model(ABC):
         """∇log p_s(x), shape (B, *) like x, at one time or at times of shape (B,)."""
 
     def at_rows(self, rows: slice | Int[Tensor, " r"], points: int) -> "Model":  # noqa: ARG002
-        """The model of some rows of a batch of B points: itself, unless each point has a context of its own."""
+        """The model of some rows of a batch of B points: itself, unless its answers depend on the place of a row."""
         return self
 
     def split(self, x: Tensor, size: int) -> Iterator[tuple["Model", Tensor]]:
@@ -146,7 +157,11 @@ class DiffusionModel(Model):
         return model
 
     def at_rows(self, rows: slice | Int[Tensor, " r"], points: int) -> Model:
-        return self if self.context is None else self.given(_shared(self.context, points)[rows])
+        model = self if self.context is None else self.given(_shared(self.context, points)[rows])
+        if isinstance(self.network, ByPlace):
+            model = copy.copy(model)
+            model.network = self.network.at_rows(rows, points)
+        return model
 
     def score(self, x: Tensor, s: Tensor | float) -> Tensor:
         time = expand_time(s, x)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.func import jacrev, vmap
 
 from diffusion_density.errors import InputError
 from diffusion_density.networks.embeddings import FourierFeatures
@@ -159,3 +160,15 @@ def test_a_stack_side_by_side_gives_equal_shares_of_the_rows_to_its_members() ->
     x, s = inputs(10)
     expected = torch.cat([net(*rows) for net, *rows in zip(members, x.split(5), s.split(5), strict=True)])
     torch.testing.assert_close(MLP.stack(members).side_by_side()(x, s), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize(("frequencies", "widths"), [(0, (16,)), (4, (16, 8)), (4, (8, 16, 8))])
+def test_the_trace_is_that_of_the_jacobian(frequencies: int, widths: tuple[int, ...], skip: bool) -> None:
+    net = network(skip=skip, frequencies=frequencies, widths=widths).double()
+    x, s = (part.double() for part in inputs())
+    jacobian = vmap(jacrev(lambda point: net(point[None], s[:1])[0]))(x)
+    value, trace = net.with_trace(x, s[:1])
+    torch.testing.assert_close(value, net(x, s[:1].expand(len(x))))
+    torch.testing.assert_close(trace, jacobian.diagonal(dim1=1, dim2=2).sum(1))
+    assert trace.std() > 0.01  # it depends on the point

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffusion_density.broadcasting import flat
+from diffusion_density.model import DiffusionModel, Model
+from diffusion_density.networks.mlp import MLP
 
 Field = Callable[[Tensor], Tensor]
 
@@ -41,6 +43,21 @@ def with_divergence(field: Field, x: Tensor, probes: Tensor | None = None) -> tu
             pulled = ((_pull((value * p).sum(), point, k < count - 1), p) for k, p in enumerate(probes.unbind(1)))
             divergence = torch.stack([(flat(j) * flat(p)).sum(1) for j, p in pulled], dim=1)
     return value.detach(), divergence.detach()
+
+
+def flow_with_divergence(model: Model, x: Float[Tensor, "b d"], s: Tensor) -> tuple[Tensor, Float[Tensor, " b"]]:
+    """The drift (B, D) of a model's flow at one time and its exact divergence (B,), of vectors.
+
+    Networks that have their own trace of the Jacobian are asked for it where it is the divergence up to a factor.
+    """
+    if isinstance(model, DiffusionModel) and model.prediction == "entropy" and model.context is None:
+        network = model.network
+        if isinstance(network, MLP):
+            value, trace = network.with_trace(x, s[None])
+            factor = (-0.5 * model.schedule.diffusion(s)).to(x)
+            return factor * value, factor * trace
+    value, divergence = with_divergence(lambda y: model.flow_drift(y, s), x)
+    return value, divergence[:, 0]
 
 
 def _pull(scalar: Tensor, point: Tensor, retain: bool) -> Tensor:

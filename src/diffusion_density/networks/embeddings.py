@@ -39,3 +39,12 @@ class FourierFeatures(nn.Module):
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b w"]:
         phase = x @ self.frequencies
         return torch.cat([x, phase.sin(), phase.cos()], dim=-1)
+
+    def derivative(
+        self, gradient: Float[Tensor, "*b w"], features: Float[Tensor, "*b w"], i: int
+    ) -> Float[Tensor, "*b"]:
+        """Along coordinate i, of what has this gradient with respect to the output, which is ``features``."""
+        dimension, count = self.frequencies.shape
+        _, sine, cosine = features.split([dimension, count, count], dim=-1)
+        direct, of_sine, of_cosine = gradient.split([dimension, count, count], dim=-1)
+        return direct[..., i] + (of_sine * cosine - of_cosine * sine) @ self.frequencies[i]

@@ -11,11 +11,12 @@ A network of p(x | c) is called as ``network(x, s, c)`` and takes c, of C number
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -77,7 +78,7 @@ class MLP(nn.Module):
         """The networks of a stack, one by one."""
         return [self[index] for index in range(len(self.skip))]
 
-    def __getitem__(self, index: int | slice) -> "MLP":
+    def __getitem__(self, index: int | slice | Tensor) -> "MLP":
         """One network of a stack, or a smaller stack, with weights of its own."""
         return self._with({name: value[index].clone() for name, value in self.state_dict().items()})
 
@@ -87,14 +88,33 @@ class MLP(nn.Module):
             value.data = state[name]
         return changed
 
-    def side_by_side(self) -> Callable[[Tensor, Tensor], Tensor]:
+    def side_by_side(self) -> "SideBySide":
         """A stack as one network: equal shares of a batch's rows, in order, go to each member."""
+        return SideBySide(self)
 
-        def network(x: Tensor, s: Tensor) -> Tensor:
-            count = len(self.skip)
-            return self(x.reshape(count, -1, x.shape[1]), s.reshape(count, -1)).reshape(x.shape)
+    def with_trace(self, x: Float[Tensor, "r d"], s: Float[Tensor, " n"]) -> tuple[Tensor, Float[Tensor, " r"]]:
+        """The output and the trace of its Jacobian in x, without autograd; for one network without a context.
 
-        return network
+        As autograd does, it pulls one gradient a dimension back through the layers, but it computes the derivatives of
+        activations and features once for all of them, and multiplies by them in place.
+        """
+        first, *rest = self.layers
+        features = self.embed_point(x)
+        h = first(features, self.from_time(self.embed_time(distinct_time(s)[..., None])))
+        slopes = []
+        for layer in rest:
+            sigmoid = h.sigmoid()
+            active = h * sigmoid
+            slopes.append((1 - sigmoid).mul_(active).add_(sigmoid))
+            h = layer(active)
+        inward, *hidden, last = (cast(Tensor, layer.weight) for layer in self.layers)
+        trace = -self.skip * x.new_full(x.shape[:1], self.dimension)
+        for i in range(self.dimension):
+            gradient = last[i] * slopes[-1]
+            for weight, slope in zip(reversed(hidden), reversed(slopes[:-1]), strict=True):
+                gradient = (gradient @ weight).mul_(slope)
+            trace += self.embed_point.derivative(gradient @ inward, features, i)
+        return h - self.skip * x, trace
 
     def forward(
         self, x: Float[Tensor, "*m r d"], s: Float[Tensor, "*m n"], context: Float[Tensor, "*m r c"] | None = None
@@ -108,6 +128,43 @@ class MLP(nn.Module):
         for layer in rest:
             h = layer(silu(h))
         return h - self.skip[..., None, None] * x
+
+
+class SideBySide:
+    """The members of a stack on the rows of one batch: see :meth:`MLP.side_by_side`.
+
+    Args:
+        stack: of M members.
+        members: (B,) the member of each row; None for equal shares in order.
+    """
+
+    def __init__(self, stack: MLP, members: Int[Tensor, " b"] | None = None) -> None:
+        self.stack, self.members = stack, members
+        if members is not None:
+            present, self.layer, counts = members.unique(return_inverse=True, return_counts=True)
+            self.stack = stack[present] if len(present) < len(stack.skip) else stack
+            order = self.layer.argsort(stable=True)
+            begin = counts.cumsum(0) - counts
+            self.slot = torch.empty_like(order)
+            self.slot[order] = torch.arange(len(order), device=order.device) - begin[self.layer[order]]
+            self.width = int(counts.max())
+
+    def __call__(self, x: Tensor, s: Tensor) -> Tensor:
+        count = len(self.stack.skip)
+        shared = len(distinct_time(s)) == 1
+        if self.members is None:
+            times = s[:1].expand(count, 1) if shared else s.reshape(count, -1)
+            return self.stack(x.reshape(count, -1, x.shape[1]), times).reshape(x.shape)
+        place = self.layer, self.slot
+        points = x.new_zeros(count, self.width, x.shape[1]).index_put(place, x)
+        times = s[:1].expand(count, 1) if shared else s.new_zeros(count, self.width).index_put(place, s)
+        return self.stack(points, times)[place]
+
+    def at_rows(self, rows: slice | Int[Tensor, " r"], points: int) -> "SideBySide":
+        """The network of some rows of a batch of that many points; members without rows are left out."""
+        members = len(self.stack.skip)
+        equal = torch.arange(members, device=self.stack.skip.device).repeat_interleave(points // members)
+        return SideBySide(self.stack, (equal if self.members is None else self.layer)[rows])
 
 
 class _Affine(nn.Module):

@@ -80,9 +80,9 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "claims.csv"
 
 
-def written(table: Path) -> str:
+def written(table: Path, brief: bool = False) -> str:
     out = table.with_name("claims.html")
-    page.write(CLAIMS, table, table.parent, REPORT, REPORT / "claims.html.jinja", out)
+    page.write(CLAIMS, table, table.parent, REPORT, REPORT / "claims.html.jinja", out, brief=brief)
     return out.read_text()
 
 
@@ -113,6 +113,18 @@ def test_the_page_is_accessible_and_needs_no_other_file(table: Path) -> None:
     assert len(set(ids)) == len(ids)
     inner = [link["href"] or "" for link in elements.all("a") if (link["href"] or "").startswith("#")]
     assert {link[1:] for link in inner} <= set(ids)
+
+
+def test_the_brief_page_names_its_evidence_and_leads_nowhere(table: Path) -> None:
+    text = written(table, brief=True)
+    elements = Elements()
+    elements.feed(text)
+    assert not elements.all("img")
+    assert all((link["href"] or "").startswith("#") for link in elements.all("a"))
+    for claim in CLAIMS.claims:
+        row = re.search(rf'<tr id="{claim.id}".*?</tr>', text, re.DOTALL)
+        assert row
+        assert not claim.figure or f"figure {claim.figure}, table a/tables/b.csv" in row[0]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -283,7 +283,9 @@ def test_a_report_is_made(finished: Finished) -> None:
     page = (repository.path / "results/smoke/report.html").read_text()
     for name in [name for figures in STUDIES.values() for name in figures]:
         assert f"{name}.svg" in page
-    assert "claims.html" in page
+    assert "claims_brief.html" in page
+    shown = repository.path / "results/smoke/claims_brief.html"
+    assert shown.stat().st_size < 1_500_000, "browsers show no page above 2 MiB, base64 included, inside of another"
     assert "datasets.csv" in page, "the report has no table of the image sets, present and absent"
     assert "cifar-10-binary.tar.gz" in (repository.path / IMAGES / "tables/datasets.csv").read_text()
     assert "WorkflowError" not in page

@@ -54,8 +54,9 @@ rule claims_page:
             for figure in CLAIMS.figures
         ],
     output:
-        report(
-            "results/{scale}/claims.html",
+        page="results/{scale}/claims.html",
+        brief=report(
+            "results/{scale}/claims_brief.html",
             caption="../report/claims.rst",
             category=CLAIMS_CATEGORY,
             labels={"figure": "page of claims"},
@@ -75,7 +76,7 @@ rule claims_page:
         code=sources_hash("diffusion_density.claims.page"),
     shell:
         "python -m diffusion_density claims page {input.verdicts} --claims {input.claims} --report {params.report}"
-        " --results {params.folder} --out {output} 2>&1 | tee {log}"
+        " --results {params.folder} --out {output.page} --brief {output.brief} 2>&1 | tee {log}"
 
 
 localrules:

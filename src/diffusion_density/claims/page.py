@@ -1,7 +1,8 @@
-"""The claims page: one HTML file without anything outside of it, figures included, and the claims as Markdown.
+"""The claims page: one HTML file that needs no other, with or without figures, and the claims as Markdown.
 
 A paper's paragraph is made of counts and of those sentences of the claims file whose verdicts are this run's, so that
 it can't contradict the table below it. Links to tables and source code are relative to ``results/<scale>/claims.html``.
+Inside of Snakemake's report, which has the figures, stands a page without them: browsers show none above 2 MiB there.
 """
 
 import base64
@@ -31,7 +32,9 @@ Judged = Mapping[str, Any]
 """The rows of the table of verdicts, by claim."""
 
 
-def write(claims: Claims, table: Path, results: Path, captions: Path, template: Path, out: Path) -> None:
+def write(
+    claims: Claims, table: Path, results: Path, captions: Path, template: Path, out: Path, *, brief: bool = False
+) -> None:
     """Write the page.
 
     Args:
@@ -41,6 +44,7 @@ def write(claims: Claims, table: Path, results: Path, captions: Path, template: 
         captions: the folder of the captions, ``study/figure.rst``.
         template: the page's Jinja template.
         out: the HTML to write.
+        brief: whether to leave out figures and links.
 
     Raises:
         InputError: if a file is missing, or the verdicts are not those of these claims.
@@ -53,7 +57,7 @@ def write(claims: Claims, table: Path, results: Path, captions: Path, template: 
         verdicts=VERDICTS,
         symbols=SYMBOLS,
         papers=[_paper(claims, judged, paper) for paper in TITLES],
-        figures=[_figure(claims, figure, results, captions) for figure in claims.figures],
+        figures=[] if brief else [_figure(claims, figure, results, captions) for figure in claims.figures],
     )
     artifacts.write_text(out, page + "\n")
 
@@ -143,7 +147,8 @@ def _row(claim: Claim, row: Any) -> dict[str, object]:  # noqa: ANN401 (a named 
         "symbol": SYMBOLS[row.verdict],
         "rank": VERDICTS.index(row.verdict),
         "reason": row.reason,
-        "figure": claim.figure and _anchor(claim.figure),
+        "figure": claim.figure,
+        "anchor": claim.figure and _anchor(claim.figure),
         "evidence": row.evidence,
         "code": f"../../src/diffusion_density/{claim.code}",
     }

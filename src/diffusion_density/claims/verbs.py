@@ -41,14 +41,17 @@ def page(
     table: Annotated[Path, typer.Argument(help="The verdicts that `judge` wrote.")],
     results: Results,
     out: Out,
+    brief: Annotated[Path, typer.Option(help="The page without figures and links, for Snakemake's report.")],
     claims: File = CLAIMS_FILE,
     report: Annotated[Path, typer.Option(help="Folder of the template and the captions.")] = Path("workflow/report"),
 ) -> None:
     """Write the claims page, with figures and readings."""
     from diffusion_density.claims import page as pages
 
-    with recording([out], settings={"table": str(table)}):
-        pages.write(read_claims(claims), table, results, report, report / "claims.html.jinja", out)
+    with recording([out, brief], settings={"table": str(table)}):
+        for path in (out, brief):
+            template = report / "claims.html.jinja"
+            pages.write(read_claims(claims), table, results, report, template, path, brief=path == brief)
 
 
 @verbs.command()

@@ -43,7 +43,7 @@ test: $(INSTALLED) ## Run the tests
 	@python -m pytest -n 2 --dist loadfile -rs $(TESTS)
 
 cluster-test: $(INSTALLED) ## Run jobs on a SLURM of this machine, with two pretended GPUs, which root can start
-	@python -m pytest -rs tests/workflow/test_slurm.py
+	@REQUIRE_SLURM=1 python -m pytest -rs tests/workflow/test_slurm.py
 
 kills: $(INSTALLED) ## Kill a smoke run twenty times at random and compare its tables; twenty minutes
 	python tests/kills.py $(KILLS)

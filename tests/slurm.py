@@ -101,14 +101,18 @@ def install() -> None:
     if not shutil.which("apt-get"):
         raise UnavailableError("SLURM is not installed, and without apt-get this test does not install it")
     for command in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
-        done = subprocess.run(
-            ["apt-get", "--quiet", *command],
-            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                ["apt-get", "--quiet", "--option=Acquire::Retries=1", "--option=Acquire::http::Timeout=20", *command],
+                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+                timeout=120,
+            )
+        except subprocess.TimeoutExpired:
+            raise UnavailableError("SLURM is not installed, and apt-get takes more than two minutes") from None
         if done.returncode:
             raise UnavailableError(f"SLURM is not installed, and apt-get cannot: {done.stdout.strip()[-300:]}")
 
@@ -118,7 +122,7 @@ def running(folder: Path) -> Iterator[None]:
     """Run SLURM with its files in ``folder``.
 
     Raises:
-        UnavailableError: if this machine has a SLURM of its own, or no device files can be made.
+        UnavailableError: if this machine has a SLURM of its own, no device files can be made, or it does not start.
     """
     links = {FOLDER / name: folder / name for name in ("slurm.conf", "gres.conf")}
     if any(link.exists() for link in links):
@@ -171,7 +175,8 @@ def _wait_for(condition: Callable[[], bool], folder: Path) -> None:
     deadline = time.monotonic() + 30
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError("\n".join(log.read_text()[-2000:] for log in sorted(folder.glob("*.log"))))
+            logs = "\n".join(log.read_text()[-2000:] for log in sorted(folder.glob("*.log")))
+            raise UnavailableError(f"SLURM does not start or stop here: {logs}")
         time.sleep(0.2)
 
 

@@ -15,6 +15,7 @@ from diffusion_density.cli import app
 from diffusion_density.errors import InputError
 from diffusion_density.provenance import recording
 
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 ERROR = 0.02
 
 
@@ -121,6 +122,20 @@ def test_missing_tables_columns_and_rows_are_told(runs: tuple[Path, Path]) -> No
 )
 def test_the_errors_of_a_column(column: str, columns: list[str], errors: tuple[str, ...]) -> None:
     assert comparison.errors_of(column, [column, *columns]) == errors
+
+
+TABLES = sorted(path.relative_to(REFERENCE).as_posix() for path in REFERENCE.glob("*/tables/*.csv"))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_can_be_compared(name: str) -> None:
+    theirs = artifacts.read_csv(REFERENCE / name)
+    assert list(comparison.tables(theirs, theirs)) == []
+    no_result = {*comparison.SETTINGS, *comparison.REPEATS}
+    no_result |= {name for name in theirs for part in (comparison.TIMES, "stderr", "ci_") if part in name}
+    measured = [name for name in theirs.select_dtypes("float") if name not in no_result and theirs[name].any()]
+    other = theirs.assign(**{name: theirs[name] + 1e6 for name in measured})
+    assert list(comparison.tables(other, theirs)) or not measured
 
 
 # What is kept in git

@@ -38,6 +38,8 @@ FACTOR = 4.0
 FLOOR = 1e-4, 1e-9
 """Relative and absolute: what two machines may differ by in a number that was computed without random draws."""
 REFERENCE = " of the reference"
+VERDICT = ("id", "verdict", "quantity")
+"""Columns of a table of claims."""
 Numbers = NDArray[np.float64]
 
 
@@ -75,7 +77,7 @@ def compare(run: Path, reference: Path) -> Comparison:
 
 def verdicts(ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[str]:
     """Verdicts of claims that differ; whether their numbers moved is said by `tables`."""
-    if {"id", "verdict"} <= set(ours) and {"id", "verdict"} <= set(theirs):
+    if all(set(VERDICT) <= set(part) for part in (ours, theirs)):
         old = dict(zip(theirs.id, theirs.verdict, strict=True))
         for name, verdict in zip(ours.id, ours.verdict, strict=True):
             if name in old and old[name] != verdict:
@@ -88,20 +90,20 @@ def tables(ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[str]:
     if list(ours) != columns:
         yield f"MOVED: has the columns {', '.join(map(str, ours))}, and the reference {', '.join(columns)}"
         return
-    if "quantity" in columns:  # claims
+    if set(VERDICT) <= set(columns):
         columns = ["id", "measured", "ci_low", "ci_high"]
         ours, theirs = (part[~part.quantity.fillna("").str.contains(TIMES)][columns] for part in (ours, theirs))
     keys = [name for name in columns if _is_key(name, theirs[name])]
     of = {name: errors_of(name, columns) for name in columns if name not in keys and TIMES not in name}
     errors = {error for found in of.values() for error in found}
-    numbered = [part.assign(nth=part.groupby(keys, dropna=False).cumcount() if keys else 0) for part in (ours, theirs)]
+    numbered = [part.assign(_nth=part.groupby(keys, dropna=False).cumcount() if keys else 0) for part in (ours, theirs)]
     both = numbered[0].merge(
-        numbered[1], on=[*keys, "nth"], how="outer", suffixes=("", REFERENCE), indicator="side", validate="1:1"
+        numbered[1], on=[*keys, "_nth"], how="outer", suffixes=("", REFERENCE), indicator=True, validate="1:1"
     )
     for side, where in (("left_only", "not in the reference"), ("right_only", "in the reference only")):
-        if number := int((both.side == side).sum()):
+        if number := int((both._merge == side).sum()):
             yield f"{number} rows are {where}"
-    both = both[both.side == "both"]
+    both = both[both._merge == "both"]
     settings = [name for name in keys if name not in REPEATS]
     parts: list[tuple[tuple[object, ...], pd.DataFrame]] = [((), both)]
     if settings:

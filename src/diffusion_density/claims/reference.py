@@ -14,7 +14,7 @@ from diffusion_density.provenance import beside
 
 LARGE, WHOLE = 500_000, 5_000_000
 """Bytes that one file, and the whole, may have."""
-PICTURES = ("max_likelihood/figures/samples.svg",)
+PICTURES = ("high_density/figures/pictures.svg", "max_likelihood/figures/samples.svg")
 SHARED = ("git_revision", "git_dirty", "versions", "machine", "system", "cpus")
 OWN = ("sha256", "settings_sha256", "seeds", "device", "threads", "wall_seconds")
 

@@ -1,6 +1,7 @@
 """Figures of paper C, from its tables alone: each function takes the folder of tables and gives a figure."""
 
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def images(tables: Path) -> Figure:
     table = read_csv(tables / "images.csv")
     figure, axes = canvas(3, height=3.1)
     sets = sorted(set(table.dataset))
-    for colour, marker, dataset in zip(KAPPAS[1:], "os^", sets, strict=False):
+    for colour, marker, dataset in zip(cycle((*KAPPAS[1:], KAPPAS[0], GREY)), cycle("os^Dv"), sets):
         mine = table[table.dataset == dataset]
         test = mine[mine.group == "test"]
         size = test.png_bytes / test.png_bytes.mean()
@@ -201,6 +202,8 @@ def images(tables: Path) -> Figure:
     axes[1].set(xlabel="blur (pixels)", ylabel="bits/dim, SDE bound", title="blurred")
     axes[2].set_xticks(range(len(names)), names, rotation=60, ha="right")
     axes[2].set(ylabel="bits/dim, SDE bound", title="samples and others")
+    low, high = axes[0].get_ylim()
+    axes[0].set_ylim(low, high + 0.08 * len(sets) * (high - low))  # room for the legend
     axes[0].legend(fontsize=6)
     axes[1].legend(fontsize=6)
     return figure

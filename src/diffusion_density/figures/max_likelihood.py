@@ -32,7 +32,7 @@ def bits_per_dim(tables: Path) -> Figure:
     values = found[found.finding == "bits/dim"]
     runs = sorted({str(name).rpartition(" ")[0] for name in values.of}, key=lambda run: run.startswith("ablation"))
     coders = read_csv(tables / "coders.csv")
-    figure, axes = canvas(len(runs), height=2.1)
+    figure, axes = canvas(len(runs), height=2.1, columns=3 if len(runs) < 4 else 2)
     for axis, run in zip(axes, runs, strict=True):
         part = values[values.of.str.rpartition(" ")[0] == run]
         dataset = part.dataset.iloc[0]
@@ -133,7 +133,7 @@ def dequantization(tables: Path) -> Figure:
     gaps, found = read_csv(tables / "gaps.csv"), read_csv(tables / "findings.csv")
     found = found[found.finding == "dequantization"]
     datasets = sorted(set(found.dataset))
-    figure, axes = canvas(1 + len(datasets), height=2.8)
+    figure, axes = canvas(1 + len(datasets), height=2.8, columns=3)
     widths = sorted(set(gaps.width_levels))
     for (scheme, late), part in groups(gaps, "dequantization", "late_start"):
         part = part.sort_values("width_levels")
@@ -151,7 +151,8 @@ def dequantization(tables: Path) -> Figure:
         ]
         _dots(axis, rows, "{:+.3f}")
         axis.axvline(0, color=GREY, lw=0.8)
-        axis.set(title=f"trained, {dataset}", xlabel="bits/dim against\ntruncated normal")
+        axis.set_title(dataset, loc="right")
+        axis.set_xlabel("bits/dim against\ntruncated normal")
     handles = [Patch(color=COLOURS[name], label=label) for name, label in SCHEMES.items()]
     lines = [Line2D([], [], color=GREY, ls=line, label=label)
              for line, label in (("-", "γ₀ = −13.3"), (":", "later start, −11.8"))]  # fmt: skip
@@ -193,7 +194,8 @@ def samples(tables: Path) -> Figure:
     """Samples of the flow beside test images, with the cost and the distance of the samples."""
     table = read_csv(tables / "samples.csv")
     runs = list(dict.fromkeys(table.run))
-    figure, axes = canvas(2 * len(runs), width=PAGE, height=0.6 + PAGE / (2 * len(runs)))
+    columns = 2 * min(len(runs), 2)
+    figure, axes = canvas(2 * len(runs), width=PAGE, height=0.6 + PAGE / columns, columns=columns)
     for index, run in enumerate(runs):
         images, header = read_safetensors(tables.parent / "samples" / f"{run}.safetensors", ["samples", "test"])
         part = table[table.run == run]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import matplotlib as mpl
@@ -47,16 +48,20 @@ _STYLE: dict[Any, Any] = {
 
 
 def canvas(
-    panels: int, width: float = PAGE, height: float = 2.6, *, share_y: bool = False
+    panels: int, width: float = PAGE, height: float = 2.6, *, columns: int | None = None, share_y: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side."""
+    """A figure with panels side by side, in rows of at most ``columns`` where given, each of that height."""
     mpl.use("agg")
     mpl.rcParams.update(_STYLE)
-    figure = Figure(figsize=(width, height))
-    axes = figure.subplots(1, panels, sharey=share_y, squeeze=False)[0]
-    for letter, axis in zip("abcdef", axes, strict=False):
+    columns = min(panels, columns or panels)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width, rows * height))
+    axes = figure.subplots(rows, columns, sharey=share_y, squeeze=False).flatten().tolist()
+    for empty in axes[panels:]:
+        empty.remove()
+    for letter, axis in zip(ascii_lowercase, axes[:panels], strict=False):
         axis.set_title(letter, loc="left", fontweight="bold")
-    return figure, list(axes)
+    return figure, axes[:panels]
 
 
 def save(figure: Figure, path: Path) -> None:

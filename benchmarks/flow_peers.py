@@ -7,7 +7,7 @@ torch does by default (``highest``). Ratios are to this library's seconds at its
 are from torchdiffeq's dopri8 at 1e-9 in double precision, for the mixture from its closed form.
 
 The floor of the network is the time of its matrix products alone: operations of an evaluation × evaluations, over the
-rate of products of the hidden layers' shape, at the number of rows where it is highest, measured in the same turn.
+highest rate of products of the hidden layers' shape in any turn, at the number of rows where it is highest.
 """
 
 import time
@@ -154,13 +154,13 @@ def _timed(case: Case, chosen: dict[str, dict[str, Any]], sizes: Sizes) -> list[
     for precision in precisions:
         torch.set_float32_matmul_precision(precision)
         machine = {"precision": precision, "product_error": matmul_error()}
-        rates = [2 * passes * sizes.points * width**2 / taken for taken in times[precision, PRODUCTS]]
+        rate = 2 * passes * sizes.points * width**2 / min(times[precision, PRODUCTS])
         for name, row in chosen.items():
             taken = times[precision, name]
             result = row | machine | {"seconds": spread(taken), "times_ours": ratios(taken, times[present, "ours"])}
             if case.products is not None:
-                floors = [case.products * row["evaluations"] * sizes.points / rate for rate in rates]
-                result |= {"product_rate": spread(rates), "times_floor": ratios(taken, floors)}
+                floor = case.products * row["evaluations"] * sizes.points / rate
+                result |= {"product_rate": rate, "times_floor": spread(value / floor for value in taken)}
             found.append(result)
     torch.set_float32_matmul_precision(present)
     return found

@@ -7,11 +7,12 @@ torch does by default (``highest``). Ratios are to this library's seconds at its
 are from torchdiffeq's dopri8 at 1e-9 in double precision, for the mixture from its closed form.
 
 The floor of the network is the time of its matrix products alone: operations of an evaluation × evaluations, over the
-highest rate of products of the hidden layers' shape in any turn, at the number of rows where it is highest.
+rate of a product of the hidden layers' shape that is repeated, in the same turn, for as many operations as this library
+needs.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks import fields, peers
-from benchmarks.timing import interleaved, ratios, seconds, shown, spread
+from benchmarks.timing import interleaved, ratios, shown, spread
 from diffusion_density.figures import style
 from diffusion_density.model import Model
 from diffusion_density.networks.mlp import MLP
@@ -59,7 +60,7 @@ class Case:
     model: Model
     x: Tensor
     truth: Tensor
-    products: int | None  # floating-point operations of the matrix products of an evaluation of one point
+    operations: int | None  # floating-point, of the matrix products of an evaluation of one point
 
 
 def cases(sizes: Sizes) -> list[Case]:
@@ -71,12 +72,12 @@ def cases(sizes: Sizes) -> list[Case]:
     network = trained.network
     assert isinstance(network, MLP)
     weights = (value for name, value in network.layers.named_parameters() if name.endswith("weight"))
-    products = 2 * sum(matrix.numel() for matrix in (network.embed_point.frequencies, *weights))
+    operations = 2 * sum(matrix.numel() for matrix in (network.embed_point.frequencies, *weights))
     network.double()
     truth = peers.torchdiffeq(trained, x.double(), 1e-9, method="dopri8")[0]
     network.float()
     return [
-        Case("trained network", trained, x, truth, products),
+        Case("trained network", trained, x, truth, operations),
         Case("analytic mixture", exact, x, exact.log_prob(x.double(), fields.SCHEDULE.s_start), None),
     ]
 
@@ -144,23 +145,26 @@ def _timed(case: Case, chosen: dict[str, dict[str, Any]], sizes: Sizes) -> list[
     """The best run of each library in turns, under the present precision of products and under torch's default."""
     present = torch.get_float32_matmul_precision()
     precisions = dict.fromkeys((present, "highest"))
-    width, passes = sizes.widths[0], 10
     calls = {
         (p, name): partial(_under, case, p, name, chosen[name]["tolerance"]) for p in precisions for name in chosen
     }
-    calls |= {(p, PRODUCTS): _products_under(p, sizes.points, width, passes) for p in precisions}
+    repeated = 2 * sizes.points * sizes.widths[0] ** 2  # operations of one of the repeated products
+    count = 0
+    if case.operations is not None:
+        count = math.ceil(case.operations * chosen["ours"]["evaluations"] * sizes.points / repeated)
+        calls |= {(p, PRODUCTS): partial(_products, p, sizes.points, sizes.widths[0], count) for p in precisions}
     times = interleaved(calls, sizes.repeats)
     found = []
     for precision in precisions:
         torch.set_float32_matmul_precision(precision)
         machine = {"precision": precision, "product_error": matmul_error()}
-        rate = 2 * passes * sizes.points * width**2 / min(times[precision, PRODUCTS])
         for name, row in chosen.items():
             taken = times[precision, name]
             result = row | machine | {"seconds": spread(taken), "times_ours": ratios(taken, times[present, "ours"])}
-            if case.products is not None:
-                floor = case.products * row["evaluations"] * sizes.points / rate
-                result |= {"product_rate": rate, "times_floor": spread(value / floor for value in taken)}
+            if case.operations is not None:
+                rates = [repeated * count / value for value in times[precision, PRODUCTS]]
+                floor = [case.operations * row["evaluations"] * sizes.points / rate for rate in rates]
+                result |= {"product_rate": spread(rates), "times_floor": ratios(taken, floor)}
             found.append(result)
     torch.set_float32_matmul_precision(present)
     return found
@@ -171,20 +175,11 @@ def _under(case: Case, precision: str, name: str, tolerance: float) -> None:
     peers.SOLVERS[name](case.model, case.x, tolerance)
 
 
-def _products_under(precision: str, rows: int, width: int, passes: int) -> Callable[[], None]:
-    """The products of a hidden layer, in chunks of the size that is fastest."""
+def _products(precision: str, rows: int, width: int, count: int) -> None:
     torch.set_float32_matmul_precision(precision)
-    weight, calls = torch.randn(width, width), []
-    for chunk in (rows, rows // 2, rows // 4, rows // 8):
-        parts = torch.randn(rows, width).split(chunk) * passes
-        calls.append(partial(_products, precision, parts, weight, torch.empty(chunk, width)))
-    return min(calls, key=lambda call: min(seconds(call) for _ in range(4)))
-
-
-def _products(precision: str, parts: Iterable[Tensor], weight: Tensor, out: Tensor) -> None:
-    torch.set_float32_matmul_precision(precision)
-    for part in parts:
-        torch.mm(part, weight, out=out)
+    sides, out = (torch.randn(rows, width), torch.randn(width, width)), torch.empty(rows, width)
+    for _ in range(count):
+        torch.mm(*sides, out=out)
 
 
 def report(result: dict[str, Any]) -> str:

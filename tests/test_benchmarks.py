@@ -54,12 +54,12 @@ def test_flow_peers(tmp_path: Path) -> None:
     style.save(flow_peers.draw(json.loads(json.dumps(result))), tmp_path / "figure.svg")
 
 
-def test_products_of_one_evaluation_are_counted() -> None:
+def test_operations_of_one_evaluation_are_counted() -> None:
     sizes = flow_peers.Sizes(points=64, widths=(16, 16), frequencies=4, steps=1)
     network, mixture = flow_peers.cases(sizes)
     features = 3 + 2 * 4
-    assert mixture.products is None
-    assert network.products == 2 * (3 * 4 + features * 16 + 16 * 16 + 16 * 3)
+    assert mixture.operations is None
+    assert network.operations == 2 * (3 * 4 + features * 16 + 16 * 16 + 16 * 3)
 
 
 def test_stacked_training() -> None:

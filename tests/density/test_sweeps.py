@@ -87,6 +87,20 @@ def test_batch_mates_change_nothing(tolerance: float) -> None:
     assert len({single.network_evaluations for single in one}) > 1
 
 
+@pytest.mark.usefixtures("settings_put_back")
+def test_threads_change_nothing() -> None:
+    """Each takes points of its own, and torch has its threads back afterwards."""
+    exact, x, _ = exact_points(3, 7)
+    model = network_of(exact, "entropy")
+    alone = flow(model, x, rtol=1e-6, atol=1e-6)
+    torch.set_num_threads(3)
+    together = flow(model, x, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(together.value, alone.value, rtol=1e-12, atol=1e-12)
+    assert torch.get_num_threads() == 3
+    assert together.network_evaluations == alone.network_evaluations
+    assert together.settings["solver_calls"] > alone.settings["solver_calls"]
+
+
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-7])
 def test_the_flow_of_a_network_that_is_no_score(tolerance: float) -> None:
     model = DiffusionModel(random_network(3), PAPER_A, "entropy")

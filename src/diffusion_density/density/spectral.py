@@ -16,6 +16,8 @@ finest grid left without an answer are for a method of steps.
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,7 +28,7 @@ from diffusion_density.density.gauss_grid import grid, resample
 from diffusion_density.density.trajectory import Sweep, sweep
 from diffusion_density.model import Model
 
-ROWS = 4096  # points solved at once
+ROWS = 2048  # points solved at once
 NUMBERS = 1 << 21  # held of the field of these points, in double precision, several times
 GROWTH = 1.5  # of a grid to the next
 GRIDS = 4  # at most
@@ -60,27 +62,37 @@ class Spectral:
         nodes = first_nodes(max(rtol, atol))
         if nodes <= self.most:
             size = max(1, min(ROWS, NUMBERS // (nodes * self.x.shape[1])))
-            for rows in torch.arange(len(self.x), device=self.x.device).split(size):
-                self._grids(rows, nodes, rtol, atol)
+            points = torch.arange(len(self.x), device=self.x.device)
+            threads = torch.get_num_threads() if self.x.device.type == "cpu" else 1
+            parts = points.tensor_split(max(math.ceil(len(points) / size), min(threads, len(points))))
+            grids = partial(self._grids, nodes=nodes, rtol=rtol, atol=atol)
+            if threads == 1 or len(parts) == 1:
+                self.calls += sum(map(grids, parts))
+            else:  # every part by one thread alone: it keeps its numbers in its core's cache and never waits for others
+                with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                    self.calls += sum(pool.map(grids, parts))
         return self
 
-    def _grids(self, rows: Tensor, nodes: int, rtol: float, atol: float) -> None:
-        """From grid to grid, until every one of some points has its value or there are no more grids."""
+    @torch.no_grad()  # threads have modes of their own
+    def _grids(self, rows: Tensor, nodes: int, rtol: float, atol: float) -> int:
+        """From grid to grid, until every one of some points has its value or there are no more grids; calls made."""
         model, x = self._of(rows)
         first = model.flow_drift(x, torch.tensor(self.start, dtype=torch.float64).to(x)).double()
         self.spent[rows] += 1
-        self.calls += 1
+        calls = 1 + nodes
         field = first.new_zeros(nodes + 1, *first.shape)
         field = self._sweep(rows, first, field, last=False).field
         for _ in range(GRIDS):
             swept = self._sweep(rows, first, field, last=True)
+            calls += nodes
             done = self._accept(rows, swept, rtol, atol)
             left = (~done & ~swept.failed).nonzero()[:, 0]
             finer = math.ceil(GROWTH * nodes)
             if not len(left) or finer > self.most:
-                return
+                return calls
             field = torch.einsum("mn,nbd->mbd", resample(nodes, finer).to(left.device), swept.field[:, left])
             rows, first, nodes = rows[left], first[left], finer
+        return calls
 
     def _of(self, rows: Tensor) -> tuple[Model, Tensor]:
         if len(rows) == len(self.x):
@@ -93,7 +105,6 @@ class Spectral:
         if nodes not in self._stations:
             self._stations[nodes] = stations(model.schedule, self.start, grid(nodes).times, x.dtype)
         self.spent[rows] += nodes * (1 + (x.shape[1] if last else 0))
-        self.calls += nodes
         return sweep(model, x, self._stations[nodes], first, before, divergence=last)
 
     def _accept(self, rows: Tensor, swept: Sweep, rtol: float, atol: float) -> Tensor:

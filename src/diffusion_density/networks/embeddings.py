@@ -40,11 +40,13 @@ class FourierFeatures(nn.Module):
         phase = x @ self.frequencies
         return torch.cat([x, phase.sin(), phase.cos()], dim=-1)
 
-    def derivative(
-        self, gradient: Float[Tensor, "*b w"], features: Float[Tensor, "*b w"], i: int
-    ) -> Float[Tensor, "*b"]:
-        """Along coordinate i, of what has this gradient with respect to the output, which is ``features``."""
+    def derivatives(self, features: Float[Tensor, "*b w"]) -> Float[Tensor, "*b v"]:
+        """Those of each kind of feature, (B, 1 + 2 F): 1, the cosines, less the sines; :meth:`along` has the rest."""
         dimension, count = self.frequencies.shape
-        _, sine, cosine = features.split([dimension, count, count], dim=-1)
-        direct, of_sine, of_cosine = gradient.split([dimension, count, count], dim=-1)
-        return direct[..., i] + (of_sine * cosine - of_cosine * sine) @ self.frequencies[i]
+        point, sine, cosine = features.split([dimension, count, count], dim=-1)
+        return torch.cat([torch.ones_like(point[..., :1]), cosine, -sine], dim=-1)
+
+    def along(self, i: int, weight: Float[Tensor, "h w"]) -> Float[Tensor, "h v"]:
+        """What coordinate i of the point does to h, by a weight on the features, per unit of :meth:`derivatives`."""
+        frequencies = self.frequencies[i].repeat(2)
+        return torch.cat([weight[:, i : i + 1], weight[:, len(self.frequencies) :] * frequencies], dim=1)

@@ -92,29 +92,32 @@ class MLP(nn.Module):
         """A stack as one network: equal shares of a batch's rows, in order, go to each member."""
         return SideBySide(self)
 
+    @torch.no_grad()
     def with_trace(self, x: Float[Tensor, "r d"], s: Float[Tensor, " n"]) -> tuple[Tensor, Float[Tensor, " r"]]:
-        """The output and the trace of its Jacobian in x, without autograd; for one network without a context.
+        """The output and the trace of its Jacobian in x, for one network without a context; without autograd.
 
         As autograd does, it pulls one gradient a dimension back through the layers, but it computes the derivatives of
-        activations and features once for all of them, and multiplies by them in place.
+        activations and features once for all of them, and scales weights in the place of rows.
         """
         first, *rest = self.layers
         features = self.embed_point(x)
         h = first(features, self.from_time(self.embed_time(distinct_time(s)[..., None])))
-        slopes = []
+        slopes, one = [], x.new_ones(())
         for layer in rest:
             sigmoid = h.sigmoid()
-            active = h * sigmoid
-            slopes.append((1 - sigmoid).mul_(active).add_(sigmoid))
+            active = h.mul_(sigmoid)
+            slopes.append(torch.lerp(active, one, sigmoid, out=sigmoid))  # of silu: σ + h σ (1 − σ)
             h = layer(active)
         inward, *hidden, last = (cast(Tensor, layer.weight) for layer in self.layers)
-        trace = -self.skip * x.new_full(x.shape[:1], self.dimension)
+        changes = self.embed_point.derivatives(features)
+        pulled = torch.zeros_like(changes)
         for i in range(self.dimension):
-            gradient = last[i] * slopes[-1]
-            for weight, slope in zip(reversed(hidden), reversed(slopes[:-1]), strict=True):
-                gradient = (gradient @ weight).mul_(slope)
-            trace += self.embed_point.derivative(gradient @ inward, features, i)
-        return h - self.skip * x, trace
+            outer, *inner = *reversed(hidden), self.embed_point.along(i, inward)
+            gradient = slopes[-1] @ (last[i, :, None] * outer)
+            for weight, slope in zip(inner, reversed(slopes[:-1]), strict=True):
+                gradient = gradient.mul_(slope) @ weight
+            pulled += gradient
+        return h - self.skip * x, (changes * pulled).sum(1) - self.dimension * self.skip
 
     def forward(
         self, x: Float[Tensor, "*m r d"], s: Float[Tensor, "*m n"], context: Float[Tensor, "*m r c"] | None = None
@@ -126,7 +129,7 @@ class MLP(nn.Module):
         first, *rest = self.layers
         h = first(features, self.from_time(self.embed_time(time)))
         for layer in rest:
-            h = layer(silu(h))
+            h = layer(silu(h, inplace=not torch.is_grad_enabled()))
         return h - self.skip[..., None, None] * x
 
 

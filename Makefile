@@ -14,7 +14,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install replicate compare reference test benchmark lint format lock clean
+.PHONY: help install replicate compare reference test coverage cluster-test kills benchmark lint format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ reference: $(INSTALLED) ## Make results/reference from results/<scale>: tables, 
 
 test: $(INSTALLED) ## Run the tests
 	@python -m pytest -n 2 --dist loadfile -rs $(TESTS)
+
+coverage: $(INSTALLED) ## Run the tests and count the lines of src that they reach
+	python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 $(TESTS)
 
 cluster-test: $(INSTALLED) ## Run jobs on a SLURM of this machine, with two pretended GPUs, which root can start
 	@REQUIRE_SLURM=1 python -m pytest -rs tests/workflow/test_slurm.py

@@ -7,7 +7,6 @@ name in one step. Members are read into memory and never written under a name th
 inside an archive can lead anywhere. Nothing here unpickles.
 """
 
-import hashlib
 import http.client
 import io
 import re
@@ -26,6 +25,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from diffusion_density.artifacts import sha256_of
 from diffusion_density.errors import InputError
 
 CHUNK = 1 << 20
@@ -57,12 +57,6 @@ class Archive:
         size = f"{self.size:,} bytes, " if self.size else ""
         origin = self.url or self.source
         return f"get {self.file} ({size}sha256 {self.sha256}) from {origin}; put it into {folder}"
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def obtain(

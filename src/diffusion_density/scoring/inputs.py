@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffusion_density import artifacts
-from diffusion_density.data.archives import arrays_of, readable, sha256_of
+from diffusion_density.data.archives import arrays_of, readable
 from diffusion_density.data.catalogue import ARCHIVES, EMBEDDED
 from diffusion_density.data.images import ImageSet, load
 from diffusion_density.errors import InputError
@@ -63,7 +63,7 @@ def read_images(source: str, data_dir: Path, key: str | None = None, number: int
     else:
         path = Path(source.removeprefix("npz:"))
         pixels, levels = _npz(path, key)
-        name, checksums = path.stem, {path.name: sha256_of(path)}
+        name, checksums = path.stem, {path.name: artifacts.sha256_of(path)}
     pixels = pixels[:number].contiguous()
     return ImageSet(
         name=name, train=pixels, test=pixels, levels=levels, variant="", origin=source, sha256=checksums, terms=""

@@ -48,10 +48,10 @@ def page(
     """Write the claims page, with figures and readings."""
     from diffusion_density.claims import page as pages
 
+    found = read_claims(claims)
     with recording([out, brief], settings={"table": str(table)}):
-        for path in (out, brief):
-            template = report / "claims.html.jinja"
-            pages.write(read_claims(claims), table, results, report, template, path, brief=path == brief)
+        pages.write(found, table, results, report, out)
+        pages.write(found, table, results, report, brief, brief=True)
 
 
 @verbs.command()

@@ -22,7 +22,7 @@ DISTRIBUTION = "diffusion-density"
 
 def beside(result: Path) -> Path:
     """The provenance file of ``result``."""
-    return Path(result).with_name(Path(result).name + ".provenance.json")
+    return result.with_name(f"{result.name}.provenance.json")
 
 
 @contextmanager

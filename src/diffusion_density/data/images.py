@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_density.artifacts import sha256_of
-from diffusion_density.data.archives import Archive, arrays_of, npz_in_zip, obtain, png_in_tar, tar_members
+from diffusion_density.data.archives import Archive, arrays_of, levels_of, npz_in_zip, obtain, png_in_tar, tar_members
 from diffusion_density.data.catalogue import CIFAR10, IMAGENET32, check_name, files
 from diffusion_density.errors import InputError
 
@@ -238,22 +238,20 @@ def _npz(path: Path) -> ImageSet:
         raise InputError(f"npz:{path}: no such file")
     digest = sha256_of(path)
     with path.open("rb") as file:
-        arrays = arrays_of(file, str(path), "train", "test", optional=("levels",))
+        arrays = arrays_of(file, str(path), "train", "test")
     if sha256_of(path) != digest:
         raise InputError(f"{path}: changed while it was read; run again")
     for key in ("train", "test"):
         array = arrays[key]
         if array.dtype != np.uint8 or array.ndim != 4:
             raise InputError(f"{path}: {key} is {array.dtype} {array.shape}; need uint8 of shape (N, H, W, C)")
-    levels = arrays.get("levels", np.array(256))
-    if levels.shape != () or levels.dtype.kind not in "iu" or not 2 <= levels <= 256:
-        raise InputError(f"{path}: levels must be one integer from 2 to 256")
+    levels = levels_of(arrays, path)
     train, test = (torch.from_numpy(arrays[key]).permute(0, 3, 1, 2).contiguous() for key in ("train", "test"))
     return ImageSet(
         name=path.stem,
         train=train,
         test=test,
-        levels=int(levels),
+        levels=levels,
         variant="",
         origin=path.name,
         sha256={path.name: digest},

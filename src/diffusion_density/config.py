@@ -100,7 +100,7 @@ def read_config(values: Mapping[str, Any], overridden: Collection[str] = (), fil
         raise InputError(f"{'--config' if given else file}: {explain(error)}") from None
 
 
-def read_scale(name: str, folder: Path = SCALES) -> Scale:
+def read_scale(name: str, folder: Path) -> Scale:
     """Read and check the scale file ``<folder>/<name>.yaml``."""
     file = folder / f"{name}.yaml"
     return checked(Scale, read_yaml(file), file)

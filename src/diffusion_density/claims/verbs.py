@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from diffusion_density.artifacts import settings_hash
-from diffusion_density.claims.definition import CLAIMS_FILE, ScaleName, read_claims
+from diffusion_density.claims.definition import ScaleName, read_claims
 from diffusion_density.provenance import recording
 from diffusion_density.studies.job import Out
 
 verbs = typer.Typer(
     help="The papers' claims: what its workflow rules call, and the table of a README.", no_args_is_help=True
 )
+CLAIMS_FILE = Path("workflow/claims.yaml")
 File = Annotated[Path, typer.Option("--claims", help="The claims and how they are judged.")]
 Results = Annotated[Path, typer.Option(help="The folder results/<scale> of a run.")]
 

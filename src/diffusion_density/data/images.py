@@ -194,7 +194,7 @@ def cifar10(data_dir: Path, archive: Archive = CIFAR10, *, per_batch: int = 10_0
     )
 
 
-def imagenet32(data_dir: Path, variant: str = "new", archives: tuple[Archive, Archive] | None = None) -> ImageSet:
+def imagenet32(data_dir: Path, variant: str, archives: tuple[Archive, Archive] | None = None) -> ImageSet:
     """ImageNet-32, `new` (zip of npz) or `old` (tar of PNG), unpacked once into raw, memory-mapped files.
 
     Raises:

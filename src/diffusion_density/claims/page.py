@@ -153,15 +153,11 @@ def _row(claim: Claim, row: Any) -> dict[str, object]:  # noqa: ANN401 (a named 
 
 def _figure(claims: Claims, figure: str, results: Path, report: Path) -> dict[str, object]:
     study, _, name = figure.partition("/")
-    path = results / study / "figures" / f"{name}.svg"
-    try:
-        data = base64.b64encode(path.read_bytes()).decode()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    drawing = artifacts.read_text(results / study / "figures" / f"{name}.svg")
     caption = plain(artifacts.read_text(report / study / f"{name}.rst"))
     return {
         "anchor": _anchor(figure),
-        "data": data,
+        "data": base64.b64encode(drawing.encode()).decode(),
         "alt": f"Figure {name.replace('_', ' ')}: {caption.split('. ')[0].split('? ')[0].rstrip('.?')}",
         "caption": caption,
         "claims": [claim.id for claim in claims.claims if claim.figure == figure],

@@ -15,7 +15,6 @@ only and nothing is unpickled.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files as package_files
@@ -27,7 +26,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from diffusion_density.artifacts import sha256_of
+from diffusion_density.artifacts import replacing, sha256_of
 from diffusion_density.data.archives import Archive, arrays_of, levels_of, npz_in_zip, obtain, png_in_tar, tar_members
 from diffusion_density.data.catalogue import CIFAR10, IMAGENET32, check_name, files
 from diffusion_density.errors import InputError
@@ -218,14 +217,9 @@ def _memory_mapped(archive: Archive, data_dir: Path, variant: str) -> UInt8[Tens
     raw = data_dir / f"{archive.file}.{archive.sha256[:12]}.uint8"
     if not raw.is_file():
         path = obtain(archive, data_dir)
-        partial = raw.with_suffix(f".{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                for images in npz_in_zip(path) if variant == "new" else png_in_tar(path):
-                    file.write(images.tobytes())
-            partial.replace(raw)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(raw) as partial, partial.open("wb") as file:
+            for images in npz_in_zip(path) if variant == "new" else png_in_tar(path):
+                file.write(images.tobytes())
     size = raw.stat().st_size
     if size == 0 or size % 3072:
         raise InputError(f"{raw} does not hold whole 32×32 RGB images: delete it and run again")

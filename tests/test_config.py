@@ -24,7 +24,7 @@ def test_the_configuration_in_the_repository_is_right() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_scale_has_its_runs(name: str) -> None:
     scale = config.read_scale(name, SCALES)
-    runs = config.runs(config.Config(seeds=(0, 1, 2)), scale)
+    runs = scale.density_estimators.runs((0, 1, 2))
     assert f"throws-{scale.density_estimators.throws_default}" in runs
     assert {run.partition("-")[0] for run in runs} == {"throws", "objectives", "samples", "dimensions"}
     datasets = scale.density_estimators.datasets()
@@ -101,7 +101,7 @@ def test_files_that_are_no_configuration_are_named(tmp_path: Path) -> None:
 
 
 def test_a_run_survives_its_way_through_the_command_line() -> None:
-    run = config.runs(config.Config(), config.read_scale("desk", SCALES))["objectives-all"]
+    run = config.read_scale("desk", SCALES).density_estimators.runs(config.Config().seeds)["objectives-all"]
     assert parse(TrainingRun, run.model_dump_json(), "--spec") == run
 
 

@@ -21,7 +21,7 @@ def test_fast_products_are_kept_only_if_they_are_accurate(
 ) -> None:
     monkeypatch.setattr(runtime, "matmul_error", lambda: error)
     with caplog.at_level(logging.WARNING):
-        runtime.configure(1, "medium")
+        runtime.configure(1)
     assert torch.get_float32_matmul_precision() == precision
     assert torch.get_num_threads() == 1
     assert ("using 'highest'" in caplog.text) == (precision == "highest")

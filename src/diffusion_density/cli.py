@@ -228,7 +228,7 @@ def check_config(
 ) -> None:
     """Check a configuration and the sizes that it chooses, and say what they amount to."""
     values = config.read_config(read_yaml(file), file=file)
-    runs = config.runs(values, config.read_scale(values.scale, scales))
+    runs = config.read_scale(values.scale, scales).density_estimators.runs(values.seeds)
     networks = sum(len(run.arms) * run.mixtures * len(run.seeds) for run in runs.values())
     typer.echo(f"{file}: scale {values.scale}, {len(runs)} training runs of {networks} networks in all")
 

@@ -9,15 +9,16 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
 from diffusion_density.claims.definition import Claims
 from diffusion_density.claims.definition import ScaleName as ScaleName
 from diffusion_density.data.catalogue import check_name, slug
 from diffusion_density.errors import InputError
 from diffusion_density.studies.comparison.sizes import ComparisonSizes
-from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes, TrainingRun
+from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes
 from diffusion_density.studies.density_formula.sizes import DensityFormulaSizes
+from diffusion_density.studies.fields import Strict
 from diffusion_density.studies.high_density.sizes import HighDensitySizes
 from diffusion_density.studies.max_likelihood.sizes import MaxLikelihoodSizes
 from diffusion_density.validation import checked, explain, read_yaml
@@ -32,29 +33,22 @@ def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
-def _known(name: str) -> str:
-    try:
-        return check_name(name)
-    except InputError as error:
-        raise ValueError(str(error)) from None
-
-
 def _one_slug_each(names: tuple[str, ...]) -> tuple[str, ...]:
     if len({slug(name) for name in names}) < len(names):
         raise ValueError("holds two image sets of the same name")
     return names
 
 
-class Config(BaseModel):
+class Config(Strict):
     """The file ``config.yaml``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, title="config.yaml")
+    model_config = ConfigDict(title="config.yaml")
 
     scale: ScaleName = Field(default="desk", description="how large everything is; see workflow/scales")
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1), AfterValidator(_distinct)
     ] = Field(default=(0, 1, 2), description="one repetition of every training each")
-    datasets: Annotated[tuple[Annotated[str, AfterValidator(_known)], ...], AfterValidator(_one_slug_each)] = Field(
+    datasets: Annotated[tuple[Annotated[str, AfterValidator(check_name)], ...], AfterValidator(_one_slug_each)] = Field(
         default=("photos32", "cifar10"), description="image sets to train on, beside digits"
     )
     data_dir: Path = Field(default=Path("data"), description="where archives of images are")
@@ -69,10 +63,10 @@ class Config(BaseModel):
     )
 
 
-class Scale(BaseModel):
+class Scale(Strict):
     """A file ``workflow/scales/<scale>.yaml``: the sizes of every study."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, title="workflow/scales/<scale>.yaml")
+    model_config = ConfigDict(title="workflow/scales/<scale>.yaml")
 
     comparison: ComparisonSizes
     density_estimators: DensityEstimatorsSizes
@@ -106,28 +100,17 @@ def read_config(values: Mapping[str, Any], overridden: Collection[str] = (), fil
         raise InputError(f"{'--config' if given else file}: {explain(error)}") from None
 
 
-def read_scale(name: str, folder: Path = SCALES) -> Scale:
+def read_scale(name: str, folder: Path) -> Scale:
     """Read and check the scale file ``<folder>/<name>.yaml``."""
     file = folder / f"{name}.yaml"
     return checked(Scale, read_yaml(file), file)
 
 
-def runs(config: Config, scale: Scale) -> dict[str, TrainingRun]:
-    """The training runs of the study ``density_estimators``, by name."""
-    return scale.density_estimators.runs(config.seeds)
-
-
 def schemas() -> dict[str, str]:
     """The JSON schemas of the configuration, the scale files and the claims, by file name."""
-    models: dict[str, type[BaseModel]] = {
-        "claims.schema.json": Claims,
-        "config.schema.json": Config,
-        "scale.schema.json": Scale,
-    }
+    models: dict[str, type[Strict]] = {"claims": Claims, "config": Config, "scale": Scale}
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return {
-        name: json.dumps(
-            {"$schema": "https://json-schema.org/draft/2020-12/schema"} | model.model_json_schema(), indent=2
-        )
-        + "\n"
+        f"{name}.schema.json": json.dumps(dialect | model.model_json_schema(), indent=2) + "\n"
         for name, model in models.items()
     }

@@ -1,6 +1,5 @@
 """Where a result came from: code, packages, machine, settings and cost, in a small file beside it."""
 
-import hashlib
 import os
 import platform
 import re
@@ -16,14 +15,14 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-from diffusion_density.artifacts import settings_hash, write_json
+from diffusion_density.artifacts import settings_hash, sha256_of, write_json
 
 DISTRIBUTION = "diffusion-density"
 
 
 def beside(result: Path) -> Path:
     """The provenance file of ``result``."""
-    return Path(result).with_name(Path(result).name + ".provenance.json")
+    return result.with_name(f"{result.name}.provenance.json")
 
 
 @contextmanager
@@ -39,7 +38,7 @@ def recording(outputs: Sequence[Path], *, settings: object, seeds: Sequence[int]
     yield
     record = provenance(settings=settings, seeds=seeds, wall_seconds=time.perf_counter() - started)
     for output in outputs:
-        write_json(beside(output), {"result": output.name, "sha256": _file_hash(output)} | record)
+        write_json(beside(output), {"result": output.name, "sha256": sha256_of(output)} | record)
 
 
 def provenance(*, settings: object, seeds: Sequence[int], wall_seconds: float) -> dict[str, Any]:
@@ -64,11 +63,6 @@ def provenance(*, settings: object, seeds: Sequence[int], wall_seconds: float) -
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _git() -> dict[str, str | bool | None]:

@@ -11,20 +11,20 @@ _LOG = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 
 
-def configure(threads: int, precision: str = "medium") -> None:
+def configure(threads: int) -> None:
     """Prepare this process for computation.
 
-    ``medium`` lets processors with wide vectors use faster single-precision kernels, but also permits bfloat16
-    products on some. It is kept only if a product against double precision shows single-precision errors.
+    Precision "medium" of float32 matrix products lets processors with wide vectors use faster single-precision kernels,
+    but also permits bfloat16 products on some. It is kept only if a product against double precision shows
+    single-precision errors.
 
     Args:
         threads: of torch's operations.
-        precision: ``medium`` or ``highest``, of float32 matrix products.
     """
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(precision)
-    if precision != "highest" and matmul_error() > 1e-6:
-        _LOG.warning("float32 products at precision %r are not accurate on this machine: using 'highest'", precision)
+    torch.set_float32_matmul_precision("medium")
+    if matmul_error() > 1e-6:
+        _LOG.warning("float32 products at precision 'medium' are not accurate on this machine: using 'highest'")
         torch.set_float32_matmul_precision("highest")
     if sys.platform.startswith("linux"):
         _keep_memory()

@@ -11,6 +11,7 @@ from diffusion_density.errors import InputError
 from diffusion_density.model import DiffusionModel
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.networks.sizes import MLPSize
+from diffusion_density.predictions import Prediction
 from diffusion_density.schedules import LogLinear, Schedule, VariancePreserving
 from diffusion_density.validation import checked
 
@@ -48,7 +49,7 @@ class ModelSettings(_Node):
     """What a file of weights stands for."""
 
     dimension: Annotated[int, Field(gt=0)]
-    prediction: Literal["noise", "score", "entropy", "velocity"]
+    prediction: Prediction
     schedule: Annotated[VariancePreservingSettings | LogLinearSettings, Field(discriminator="kind")]
     network: MLPSize
 

@@ -30,21 +30,12 @@ def independent(n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
     return torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device)
 
 
-def low_discrepancy(n: int, generator: torch.Generator, *, rank: int = 0, world_size: int = 1) -> Float[Tensor, " n"]:
+def low_discrepancy(n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
     """One number in each of n equal strata of [0, 1), all at the same random place in them (paper D, section 1.4).
 
-    Of ``world_size`` processes, process ``rank`` takes the strata rank, rank + world_size, … out of n · world_size, so
-    the processes' numbers never share a stratum, and form one regular lattice where their generators are in the same
-    state. Each number of a single process is uniform over that process's strata: averages are unbiased over all
-    processes together.
-
-    Raises:
-        InputError: unless 0 <= rank < world_size.
+    Averages over them are unbiased.
     """
-    if not 0 <= rank < world_size:
-        raise InputError(f"times: rank {rank} is not one of {world_size} processes")
-    strata = rank + world_size * torch.arange(n, dtype=torch.float64, device=generator.device)
-    u = (strata + independent(1, generator)) / (n * world_size)
+    u = (torch.arange(n, dtype=torch.float64, device=generator.device) + independent(1, generator)) / n
     return u.clamp(max=1 - 2**-53)
 
 
@@ -119,13 +110,13 @@ def _logit_of_log(log_p: Tensor) -> Tensor:
     return log_p - (-torch.expm1(log_p)).log()
 
 
-def _log_sigma_straight(level: Tensor, steps: int = 100) -> Tensor:
+def _log_sigma_straight(level: Tensor) -> Tensor:
     """The root log σ < 0 of log σ − σ = level < −1, by Newton's method from below.
 
     Near σ = 1 the root is almost double and the first steps only halve the error, hence the many that are allowed.
     """
     log_sigma = level.clone()
-    for _ in range(steps):
+    for _ in range(100):
         step = (level - log_sigma + log_sigma.exp()) / -torch.expm1(log_sigma)
         log_sigma = log_sigma + step
         if float(step.abs().max()) < 1e-12:  # quadratic by now: the next step would be rounding

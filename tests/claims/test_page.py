@@ -82,7 +82,7 @@ def table(tmp_path: Path) -> Path:
 
 def written(table: Path, brief: bool = False) -> str:
     out = table.with_name("claims.html")
-    page.write(CLAIMS, table, table.parent, REPORT, REPORT / "claims.html.jinja", out, brief=brief)
+    page.write(CLAIMS, table, table.parent, REPORT, out, brief=brief)
     return out.read_text()
 
 

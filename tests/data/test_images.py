@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import resource
 import socket
 import tarfile
 import threading
@@ -214,7 +215,19 @@ def test_imagenet32_becomes_a_memory_mapped_file(variant: str, tmp_path: Path) -
         (tmp_path / archive.file).unlink()
     again = imagenet32(tmp_path, variant, archives)
     assert torch.equal(again.train, loaded.train)
-    assert not list(tmp_path.glob("*.part"))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".uint8"}
+
+
+def test_imagenet32_that_finds_no_room_says_so_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    archive = fake_imagenet(tmp_path, "old", PIXELS[:3].reshape(6, 3, 32, 32), "train")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"uint8: cannot be written \(File too large\)"):
+            imagenet32(tmp_path, "old", (archive, archive))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == [archive.file]
 
 
 def test_imagenet32_says_where_to_get_what(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ GPU_RULES = {"comparison_pictures", "high_density_images"} | {
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
 def test_every_scale_resolves(repository: Repository, scale: str) -> None:
     planned = repository.planned("--config", f"scale={scale}")
-    runs = config.runs(config.Config(), config.read_scale(scale, ROOT / "workflow" / "scales"))
+    runs = config.read_scale(scale, ROOT / "workflow" / "scales").density_estimators.runs(config.Config().seeds)
     expected = {f"{rule} {run}" for rule in ("train", "evaluate") for run in runs}
     expected |= {f"table {table}" for table in ("throws", "objectives", "samples", "dimensions")}
     expected |= {"dataset", "timing", "agreement", "all", *(f"figure_{figure}" for figure in FIGURES)}

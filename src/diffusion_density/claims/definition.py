@@ -27,7 +27,6 @@ from diffusion_density.validation import checked, read_yaml
 
 Paper = Literal["A", "B", "C", "D"]
 ScaleName = Literal["smoke", "desk", "paper"]
-CLAIMS_FILE = Path("workflow/claims.yaml")
 Verdict = Literal["replicated", "not replicated", "inconclusive", "not tested at this scale"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Expression = Annotated[str, Field(min_length=1, description="of columns, as pandas.DataFrame.eval reads it")]
@@ -289,7 +288,7 @@ class Claims(Strict):
         return [claim for claim in self.claims if claim.paper == paper]
 
 
-def read_claims(file: Path = CLAIMS_FILE) -> Claims:
+def read_claims(file: Path) -> Claims:
     """Read and check the claims of the papers.
 
     Raises:

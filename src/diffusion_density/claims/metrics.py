@@ -31,6 +31,8 @@ class NoRows(InputError):
     """A query found nothing."""
 
 
+UNREADABLE = (NameError, SyntaxError, TypeError, ValueError, AttributeError, KeyError)
+"""What pandas raises for a query or an expression that is wrong."""
 Tables = Mapping[str, pd.DataFrame]
 Pairs = tuple["pd.Series[float]", "pd.Series[float]"]
 
@@ -76,7 +78,7 @@ def select(table: pd.DataFrame, query: str | None, name: str) -> pd.DataFrame:
     """
     try:
         rows = table if query is None else table.query(query, engine="python")
-    except (NameError, SyntaxError, TypeError, ValueError, AttributeError, KeyError) as error:
+    except UNREADABLE as error:
         raise InputError(_unreadable(table, query or "", name, error)) from None
     if rows.empty:
         raise NoRows(f"table {name} has no rows where {query}")
@@ -92,7 +94,7 @@ def evaluate(rows: pd.DataFrame, expression: str, name: str) -> "pd.Series[float
     try:
         found = rows.eval(expression, engine="python")
         values = pd.Series(found, index=rows.index).astype(float)
-    except (NameError, SyntaxError, TypeError, ValueError, AttributeError, KeyError) as error:
+    except UNREADABLE as error:
         raise InputError(_unreadable(rows, expression, name, error)) from None
     if wrong := int((~np.isfinite(values)).sum()):
         raise InputError(f"table {name}: {expression} has no finite value in {wrong} of {len(rows)} rows")

@@ -32,17 +32,14 @@ Judged = Mapping[str, Any]
 """The rows of the table of verdicts, by claim."""
 
 
-def write(
-    claims: Claims, table: Path, results: Path, captions: Path, template: Path, out: Path, *, brief: bool = False
-) -> None:
+def write(claims: Claims, table: Path, results: Path, report: Path, out: Path, *, brief: bool = False) -> None:
     """Write the page.
 
     Args:
         claims: the claims that were judged.
         table: their verdicts.
         results: the folder ``results/<scale>`` with the figures.
-        captions: the folder of the captions, ``study/figure.rst``.
-        template: the page's Jinja template.
+        report: the folder of the page's template and of the captions, ``study/figure.rst``.
         out: the HTML to write.
         brief: whether to leave out figures and links.
 
@@ -52,12 +49,12 @@ def write(
     judged = read(claims, table)
     scale = next(iter(judged.values())).scale
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.from_string(artifacts.read_text(template)).render(
+    page = environment.from_string(artifacts.read_text(report / "claims.html.jinja")).render(
         title=f"Claims of four papers, judged at scale {scale}",
         verdicts=VERDICTS,
         symbols=SYMBOLS,
         papers=[_paper(claims, judged, paper) for paper in TITLES],
-        figures=[] if brief else [_figure(claims, figure, results, captions) for figure in claims.figures],
+        figures=[] if brief else [_figure(claims, figure, results, report) for figure in claims.figures],
     )
     artifacts.write_text(out, page + "\n")
 
@@ -154,17 +151,13 @@ def _row(claim: Claim, row: Any) -> dict[str, object]:  # noqa: ANN401 (a named 
     }
 
 
-def _figure(claims: Claims, figure: str, results: Path, captions: Path) -> dict[str, object]:
+def _figure(claims: Claims, figure: str, results: Path, report: Path) -> dict[str, object]:
     study, _, name = figure.partition("/")
-    path = results / study / "figures" / f"{name}.svg"
-    try:
-        data = base64.b64encode(path.read_bytes()).decode()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    caption = plain(artifacts.read_text(captions / study / f"{name}.rst"))
+    drawing = artifacts.read_text(results / study / "figures" / f"{name}.svg")
+    caption = plain(artifacts.read_text(report / study / f"{name}.rst"))
     return {
         "anchor": _anchor(figure),
-        "data": data,
+        "data": base64.b64encode(drawing.encode()).decode(),
         "alt": f"Figure {name.replace('_', ' ')}: {caption.split('. ')[0].split('? ')[0].rstrip('.?')}",
         "caption": caption,
         "claims": [claim.id for claim in claims.claims if claim.figure == figure],

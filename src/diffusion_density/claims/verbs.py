@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from diffusion_density.artifacts import settings_hash
-from diffusion_density.claims.definition import CLAIMS_FILE, ScaleName, read_claims
+from diffusion_density.claims.definition import ScaleName, read_claims
 from diffusion_density.provenance import recording
 from diffusion_density.studies.job import Out
 
 verbs = typer.Typer(
     help="The papers' claims: what its workflow rules call, and the table of a README.", no_args_is_help=True
 )
+CLAIMS_FILE = Path("workflow/claims.yaml")
 File = Annotated[Path, typer.Option("--claims", help="The claims and how they are judged.")]
 Results = Annotated[Path, typer.Option(help="The folder results/<scale> of a run.")]
 
@@ -48,10 +49,10 @@ def page(
     """Write the claims page, with figures and readings."""
     from diffusion_density.claims import page as pages
 
+    found = read_claims(claims)
     with recording([out, brief], settings={"table": str(table)}):
-        for path in (out, brief):
-            template = report / "claims.html.jinja"
-            pages.write(read_claims(claims), table, results, report, template, path, brief=path == brief)
+        pages.write(found, table, results, report, out)
+        pages.write(found, table, results, report, brief, brief=True)
 
 
 @verbs.command()

@@ -7,7 +7,6 @@ name in one step. Members are read into memory and never written under a name th
 inside an archive can lead anywhere. Nothing here unpickles.
 """
 
-import hashlib
 import http.client
 import io
 import re
@@ -16,7 +15,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,11 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from diffusion_density.artifacts import sha256_of
 from diffusion_density.errors import InputError
 
 CHUNK = 1 << 20
+LEVELS = "levels"
 
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, MemoryError)
 """What the standard readers raise when a file is truncated, corrupt, of another format, or holds pickles."""
@@ -57,12 +58,6 @@ class Archive:
         size = f"{self.size:,} bytes, " if self.size else ""
         origin = self.url or self.source
         return f"get {self.file} ({size}sha256 {self.sha256}) from {origin}; put it into {folder}"
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def obtain(
@@ -199,8 +194,8 @@ def member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def arrays_of(file: io.BufferedIOBase, label: str, *keys: str, optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Named arrays of an npz, never unpickled; `InputError` where it is damaged, no npz, or lacks one."""
+def arrays_of(file: io.BufferedIOBase, label: str, *keys: str) -> dict[str, np.ndarray]:
+    """Named arrays of an npz and, if any, its `levels`; `InputError` if damaged, pickled, no npz, or without a name."""
     with readable(label):
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -209,7 +204,15 @@ def arrays_of(file: io.BufferedIOBase, label: str, *keys: str, optional: tuple[s
             missing = [key for key in keys if key not in archive]
             if missing:
                 raise InputError(f"{label} lacks the key {' and '.join(missing)}; it has {', '.join(archive)}")
-            return {key: archive[key] for key in (*keys, *optional) if key in archive}
+            return {key: archive[key] for key in (*keys, LEVELS) if key in archive}
+
+
+def levels_of(arrays: Mapping[str, np.ndarray], path: Path) -> int:
+    """The number of levels that an npz gives its images: a scalar, or 256 without one; else `InputError`."""
+    levels = arrays.get(LEVELS, np.array(256))
+    if levels.shape != () or levels.dtype.kind not in "iu" or not 2 <= levels <= 256:
+        raise InputError(f"{path}: levels must be one integer from 2 to 256")
+    return int(levels)
 
 
 def npz_in_zip(path: Path) -> Iterator[UInt8[np.ndarray, "n 3072"]]:

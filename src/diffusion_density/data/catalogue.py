@@ -51,6 +51,7 @@ IMAGENET32 = {
     ),
 }
 ARCHIVES = {"cifar10": (CIFAR10,), "imagenet32": IMAGENET32["new"], "imagenet32-old": IMAGENET32["old"]}
+NAMES = (*EMBEDDED, *ARCHIVES)
 
 
 def check_name(name: str) -> str:
@@ -60,10 +61,10 @@ def check_name(name: str) -> str:
         InputError: if it is not.
     """
     if name.startswith("npz:"):
-        if not re.fullmatch(r"[\w.-]+", slug(name)) or slug(name) in (*EMBEDDED, *ARCHIVES):
+        if not re.fullmatch(r"[\w.-]+", slug(name)) or slug(name) in NAMES:
             raise InputError(f"image set {name!r}: the file must have a plain name of its own, such as npz:mine.npz")
-    elif name not in EMBEDDED and name not in ARCHIVES:
-        raise InputError(f"no image set {name!r}: know {', '.join([*EMBEDDED, *ARCHIVES])} and npz:PATH")
+    elif name not in NAMES:
+        raise InputError(f"no image set {name!r}: know {', '.join(NAMES)} and npz:PATH")
     return name
 
 

@@ -15,7 +15,6 @@ only and nothing is unpickled.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files as package_files
@@ -27,7 +26,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from diffusion_density.data.archives import Archive, arrays_of, npz_in_zip, obtain, png_in_tar, sha256_of, tar_members
+from diffusion_density.artifacts import replacing, sha256_of
+from diffusion_density.data.archives import Archive, arrays_of, levels_of, npz_in_zip, obtain, png_in_tar, tar_members
 from diffusion_density.data.catalogue import CIFAR10, IMAGENET32, check_name, files
 from diffusion_density.errors import InputError
 
@@ -82,11 +82,10 @@ class ImageSet:
         return channels, height, width
 
 
-def load(name: str, data_dir: Path, *, download: bool = True, timeout: float = 10.0, progress: bool = True) -> ImageSet:
+def load(name: str, data_dir: Path, *, download: bool = True) -> ImageSet:
     """The image set of that name (module docstring); archives and memory-mapped copies are kept in `data_dir`.
 
-    `download`, `timeout` (seconds without a byte) and `progress` (a bar on stderr) concern `cifar10`, the only
-    download.
+    `download` concerns `cifar10`, the only download.
 
     Raises:
         UnavailableError: a needed archive is absent and could not be fetched; the line says how to get it.
@@ -98,7 +97,7 @@ def load(name: str, data_dir: Path, *, download: bool = True, timeout: float = 1
         case "photos32":
             return _photos32()
         case "cifar10":
-            return cifar10(data_dir, download=download, timeout=timeout, progress=progress)
+            return cifar10(data_dir, download=download)
         case "imagenet32" | "imagenet32-old":
             return imagenet32(data_dir, "old" if name.endswith("-old") else "new")
     return _npz(files(name, data_dir)[0])
@@ -158,7 +157,7 @@ def _photos32() -> ImageSet:
     )
 
 
-def _crops(package: str, path: str, stride: int, size: int = 32) -> UInt8[Tensor, "n 3 32 32"]:
+def _crops(package: str, path: str, stride: int) -> UInt8[Tensor, "n 3 32 32"]:
     """All 32×32 windows, `stride` pixels apart, of a photograph halved by a 2×2 box."""
     file = package_files(package).joinpath(path)
     if not file.is_file():
@@ -168,24 +167,16 @@ def _crops(package: str, path: str, stride: int, size: int = 32) -> UInt8[Tensor
     height, width = (side // 2 for side in photo.shape[:2])
     halved = photo[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3).mean((1, 3))
     pixels = torch.from_numpy(np.floor(halved + 0.5).astype(np.uint8))
-    return pixels.unfold(0, size, stride).unfold(1, size, stride).flatten(0, 1).contiguous()
+    return pixels.unfold(0, 32, stride).unfold(1, 32, stride).flatten(0, 1).contiguous()
 
 
-def cifar10(
-    data_dir: Path,
-    archive: Archive = CIFAR10,
-    *,
-    per_batch: int = 10_000,
-    download: bool = True,
-    timeout: float = 10.0,
-    progress: bool = True,
-) -> ImageSet:
+def cifar10(data_dir: Path, archive: Archive = CIFAR10, *, per_batch: int = 10_000, download: bool = True) -> ImageSet:
     """CIFAR-10 from the official binary archive: records of one label byte and 3,072 channel-planar pixels.
 
     Raises:
         UnavailableError, InputError: as `load`.
     """
-    path = obtain(archive, data_dir, download=download, timeout=timeout, progress=progress)
+    path = obtain(archive, data_dir, download=download)
     names = [f"cifar-10-batches-bin/{n}.bin" for n in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")]
     contents = tar_members(path, names, size=per_batch * 3073)
     records = torch.stack([torch.from_numpy(np.frombuffer(contents[n], np.uint8).copy()) for n in names])
@@ -202,7 +193,7 @@ def cifar10(
     )
 
 
-def imagenet32(data_dir: Path, variant: str = "new", archives: tuple[Archive, Archive] | None = None) -> ImageSet:
+def imagenet32(data_dir: Path, variant: str, archives: tuple[Archive, Archive] | None = None) -> ImageSet:
     """ImageNet-32, `new` (zip of npz) or `old` (tar of PNG), unpacked once into raw, memory-mapped files.
 
     Raises:
@@ -226,14 +217,9 @@ def _memory_mapped(archive: Archive, data_dir: Path, variant: str) -> UInt8[Tens
     raw = data_dir / f"{archive.file}.{archive.sha256[:12]}.uint8"
     if not raw.is_file():
         path = obtain(archive, data_dir)
-        partial = raw.with_suffix(f".{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                for images in npz_in_zip(path) if variant == "new" else png_in_tar(path):
-                    file.write(images.tobytes())
-            partial.replace(raw)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(raw) as partial, partial.open("wb") as file:
+            for images in npz_in_zip(path) if variant == "new" else png_in_tar(path):
+                file.write(images.tobytes())
     size = raw.stat().st_size
     if size == 0 or size % 3072:
         raise InputError(f"{raw} does not hold whole 32×32 RGB images: delete it and run again")
@@ -246,22 +232,20 @@ def _npz(path: Path) -> ImageSet:
         raise InputError(f"npz:{path}: no such file")
     digest = sha256_of(path)
     with path.open("rb") as file:
-        arrays = arrays_of(file, str(path), "train", "test", optional=("levels",))
+        arrays = arrays_of(file, str(path), "train", "test")
     if sha256_of(path) != digest:
         raise InputError(f"{path}: changed while it was read; run again")
     for key in ("train", "test"):
         array = arrays[key]
         if array.dtype != np.uint8 or array.ndim != 4:
             raise InputError(f"{path}: {key} is {array.dtype} {array.shape}; need uint8 of shape (N, H, W, C)")
-    levels = arrays.get("levels", np.array(256))
-    if levels.shape != () or levels.dtype.kind not in "iu" or not 2 <= levels <= 256:
-        raise InputError(f"{path}: levels must be one integer from 2 to 256")
+    levels = levels_of(arrays, path)
     train, test = (torch.from_numpy(arrays[key]).permute(0, 3, 1, 2).contiguous() for key in ("train", "test"))
     return ImageSet(
         name=path.stem,
         train=train,
         test=test,
-        levels=int(levels),
+        levels=levels,
         variant="",
         origin=path.name,
         sha256={path.name: digest},

@@ -28,7 +28,7 @@ from diffusion_density.density.dequantization import Dequantization, Draws, Sche
 from diffusion_density.density.dequantization import bits_per_dim as to_bits
 from diffusion_density.density.dequantization import dequantization as scheme_named
 from diffusion_density.density.flow import flow
-from diffusion_density.density.result import LogDensity
+from diffusion_density.density.result import LogDensity, estimated
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
 
@@ -212,10 +212,9 @@ def _bound(
     terms = bound_terms(
         model, images, levels=levels, throws=throws, generator=generator, start=start, chunk=chunk, dtype=dtype
     )
-    failed = ~terms.total.isfinite()
-    return LogDensity(
-        value=terms.total.masked_fill(failed, torch.nan),
-        stderr=None if terms.stderr is None else terms.stderr.masked_fill(failed, torch.nan),
+    return estimated(
+        terms.total,
+        terms.stderr,
         kind="upper",
         of="sde",
         network_evaluations=throws,
@@ -228,5 +227,4 @@ def _bound(
             "chunk": chunk,
             "total_evaluations": throws * len(images),
         },
-        status=failed.long(),
     )

@@ -146,10 +146,10 @@ def bound_terms(
     return BoundTerms(values[0], values[1], values[2], values[3] if throws > 1 else None)
 
 
-def reconstruction_table(levels: int, alpha0: float, sigma0: float, nodes: int = 801) -> Float[Tensor, " levels"]:
+def reconstruction_table(levels: int, alpha0: float, sigma0: float) -> Float[Tensor, " levels"]:
     """E[−log P(k|z)] of the softmax decoder in nats, for each level k, z ~ N(α₀ x_k, σ₀²), by the trapezoid rule."""
     scheme = Variational(levels, alpha0, sigma0)
-    noise = torch.linspace(-9, 9, nodes, dtype=torch.float64)
+    noise = torch.linspace(-9, 9, 801, dtype=torch.float64)
     weights = (-0.5 * noise.square()).exp()
     images = torch.arange(levels, dtype=torch.uint8).view(-1, 1, 1, 1)
     log_decoder = scheme.log_decoder(noise.view(1, -1, 1, 1, 1).expand(levels, -1, -1, -1, -1), images)

@@ -33,7 +33,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffusion_density.batching import ROWS
 from diffusion_density.broadcasting import flat, per_row
 from diffusion_density.density.nets import NETS, draw
 from diffusion_density.density.regression import adjusted_mean
@@ -55,7 +54,7 @@ def reduced(
     throws: int,
     generator: torch.Generator,
     cutoff: float,
-    chunk: int = ROWS,
+    chunk: int,
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """The bound less the expectation of the normal prior, in nats, and its standard error of 7 degrees of freedom.
 

@@ -5,9 +5,9 @@ From z ~ N(0, v I), the model's prior at s_max,
 .. math:: \frac{dx}{ds} = v(x, s), \qquad x(s_{max}) = z, \qquad \text{sample} = x(s_{start})
 
 (paper A, section 3; Song et al. 2021, section 4.3). This is the flow whose density ``density.flow`` gives, solved the
-other way by the same solver: torchdiffeq's dopri5 with the error norm of the *worst* sample. The solver's time is −s,
-or λ for a schedule whose drift jumps along s. Its first trial step is a hundredth of the way: near the prior the field
-nearly vanishes, and a first step chosen from it can cover most of the way with an error that goes unseen.
+other way by the same solver, :mod:`diffusion_density.density.runge_kutta`. Its first trial step is a hundredth of the
+way: near the prior the field nearly vanishes, and a first step chosen from it can cover most of the way with an error
+that goes unseen.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchdiffeq import odeint
 
 from diffusion_density.broadcasting import flat
+from diffusion_density.density.runge_kutta import integrate
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
 from diffusion_density.reverse_process import prior_sample
@@ -40,31 +40,6 @@ class FlowSamples:
     network_evaluations: Int[Tensor, " n"]
     calls: int
     status: Int[Tensor, " n"]
-
-
-class _Field:
-    """The field along the solver's time, which grows from noise to data; counts its calls, freezes failed samples."""
-
-    def __init__(self, model: Model, shape: torch.Size, failed: Tensor, end: Tensor) -> None:
-        self.model = model
-        self.shape = shape
-        self.failed = failed
-        self.end = end
-        self.calls = 0
-        self.inside = False
-
-    def __call__(self, time: Tensor, state: Tensor) -> Tensor:
-        self.calls += 1
-        self.inside = True
-        schedule = self.model.schedule
-        time = time.clamp(max=self.end)  # rounding to the state's precision may reach beyond the model's times
-        s = -time if schedule.smooth else schedule.inverse(time)
-        field = -flat(self.model.flow_drift(state.reshape(self.shape), s))
-        if not schedule.smooth:  # ds/dλ = −σ²/g²
-            field = field * (schedule.sigma(s).square() / schedule.diffusion(s)).to(field)
-        self.failed |= ~field.isfinite().all(1)
-        self.inside = False
-        return field.masked_fill(self.failed[:, None], 0.0)
 
 
 def sample_flow(
@@ -117,36 +92,18 @@ def sample_flow(
 
 def _solve(model: Model, z: Tensor, rtol: float, atol: float, max_steps: int) -> FlowSamples:
     """One chunk from its prior sample (B, *), with checked settings."""
-    times = torch.tensor([model.schedule.s_max, model.schedule.s_start], dtype=torch.float64, device=z.device)
-    times = -times if model.schedule.smooth else model.schedule.log_snr(times)
-    failed = torch.zeros(len(z), dtype=torch.bool, device=z.device)
-    field = _Field(model, z.shape, failed, times[1])
-    state = flat(z)
-    # without step_t the last step would go beyond the end and be interpolated
-    options = {
-        "norm": _norm,
-        "max_num_steps": max_steps,
-        "dtype": torch.float64,
-        "first_step": FIRST_STEP * (times[1] - times[0]),
-        "step_t": times[1:],
-    }
-    stopped = False
-    try:
-        with torch.no_grad():
-            end = odeint(field, state, times, rtol=rtol, atol=atol, method="dopri5", options=options)[-1]
-    except AssertionError:  # torchdiffeq's way to say: too many steps, or a step too small to matter
-        if field.inside:  # the network's own
-            raise
-        end, stopped = torch.full_like(state, torch.nan), True
-    status = failed.long() if not stopped else torch.where(failed, 1, 2)
+    span = model.schedule.s_max, model.schedule.s_start
+
+    def field(state: Tensor, s: Tensor) -> Tensor:
+        return flat(model.flow_drift(state.reshape(z.shape), s))
+
+    with torch.no_grad():
+        end, status, calls = integrate(
+            field, model.schedule, flat(z), span, rtol, atol, max_steps, first_step=FIRST_STEP
+        )
     return FlowSamples(
         x=end.masked_fill((status > 0)[:, None], torch.nan).reshape(z.shape),
-        network_evaluations=torch.full_like(status, field.calls),
-        calls=field.calls,
+        network_evaluations=torch.full_like(status, calls),
+        calls=calls,
         status=status,
     )
-
-
-def _norm(state: Tensor) -> Tensor:
-    """The worst sample's root mean square."""
-    return state.square().mean(1).sqrt().max()

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.func import grad, vjp, vmap
 
 from diffusion_density.batching import ROWS
-from diffusion_density.broadcasting import flat
+from diffusion_density.broadcasting import flat, per_row
 from diffusion_density.density.result import check_points
 from diffusion_density.errors import InputError
 from diffusion_density.model import Model
@@ -97,7 +97,7 @@ def _track(model: Model, x: Tensor, s: float, steps: int) -> Tensor:
         return factor * y + variance * (score - 0.5 * correction)
 
     end = runge_kutta(field, x, nodes)
-    return end.masked_fill(lost.reshape(-1, *[1] * (x.ndim - 1)), math.nan)
+    return end.masked_fill(per_row(lost, x), math.nan)
 
 
 def _derivatives(

@@ -5,7 +5,7 @@ Of images the unit is bits/dim, and every value an upper bound: see `density.bit
 tolerance is per dimension, and the budget is shared by the dequantized versions.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -168,8 +168,8 @@ def score_points(model: Model, x: Float[Tensor, "b d"], names: Sequence[str], se
     Raises:
         InputError: for settings that an estimator refuses.
     """
-    run = partial(_estimate, POINTS, settings, model, x)
-    return pd.concat([_rows("point", "log_prob_nats", "nats", *run(name)) for name in _shown(names)], ignore_index=True)
+    parts = _estimates(POINTS, names, settings, model, x)
+    return pd.concat([_rows("point", "log_prob_nats", "nats", *part) for part in parts], ignore_index=True)
 
 
 def score_images(
@@ -181,22 +181,18 @@ def score_images(
         InputError: for settings that an estimator refuses.
     """
     unit = "bits_per_dim"
-    run = partial(_estimate, PICTURES, settings, model, x, levels)
-    return pd.concat([_rows("image", unit, unit, *run(name)) for name in _shown(names)], ignore_index=True)
+    parts = _estimates(PICTURES, names, settings, model, x, levels)
+    return pd.concat([_rows("image", unit, unit, *part) for part in parts], ignore_index=True)
 
 
-def _shown(names: Sequence[str]) -> Iterable[str]:
-    return tqdm(names, desc="score", unit="estimator", disable=len(names) < 2)
-
-
-def _estimate(
-    estimators: Mapping[str, Estimator], settings: Settings, model: Model, x: Tensor, *more: object
-) -> tuple[str, float, LogDensity]:
-    """The estimate, and the degrees of freedom of its standard error; the name comes last in ``more``."""
-    *levels, name = more
-    estimator = estimators[str(name)]
-    generator = torch.Generator(x.device).manual_seed(settings.seed)
-    return str(name), estimator.freedom(settings), estimator.run(model, x, *levels, settings, generator)
+def _estimates(
+    estimators: Mapping[str, Estimator], names: Sequence[str], settings: Settings, model: Model, x: Tensor, *levels: int
+) -> Iterator[tuple[str, float, LogDensity]]:
+    """Each estimator's name, the degrees of freedom of its standard error, and its estimate."""
+    for name in tqdm(names, desc="score", unit="estimator", disable=len(names) < 2):
+        estimator = estimators[name]
+        generator = torch.Generator(x.device).manual_seed(settings.seed)
+        yield name, estimator.freedom(settings), estimator.run(model, x, *levels, settings, generator)
 
 
 def _rows(label: str, column: str, unit: str, name: str, freedom: float, result: LogDensity) -> pd.DataFrame:
@@ -205,7 +201,7 @@ def _rows(label: str, column: str, unit: str, name: str, freedom: float, result:
     if result.stderr is not None:
         stderr = result.stderr.double().cpu().numpy()
     else:
-        stderr = np.where(np.isfinite(value), 0.0 if result.kind == "exact" else np.nan, np.nan)
+        stderr = np.where(np.isfinite(value) & (result.kind == "exact"), 0.0, np.nan)
     half = stderr * stdtrit(freedom, 0.975) if freedom > 0 else np.full_like(stderr, np.nan)
     status = [0] * len(value) if result.status is None else result.status.tolist()
     return pd.DataFrame(

@@ -9,12 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffusion_density import artifacts
-from diffusion_density.data.archives import arrays_of, readable, sha256_of
-from diffusion_density.data.catalogue import ARCHIVES, EMBEDDED
+from diffusion_density.data.archives import LEVELS, arrays_of, levels_of, readable
+from diffusion_density.data.catalogue import NAMES
 from diffusion_density.data.images import ImageSet, load
 from diffusion_density.errors import InputError
-
-LEVELS = "levels"
 
 
 def read_points(path: Path) -> Float[Tensor, "n d"]:
@@ -37,7 +35,7 @@ def read_points(path: Path) -> Float[Tensor, "n d"]:
 
 def are_images(source: str) -> bool:
     """Whether the source names images: ``npz:PATH``, a path that ends in .npz, or an image set."""
-    return source.startswith("npz:") or source.endswith(".npz") or source in (*EMBEDDED, *ARCHIVES)
+    return source.startswith("npz:") or source.endswith(".npz") or source in NAMES
 
 
 def read_images(source: str, data_dir: Path, key: str | None = None, number: int | None = None) -> ImageSet:
@@ -55,7 +53,7 @@ def read_images(source: str, data_dir: Path, key: str | None = None, number: int
     """
     if number is not None and number < 1:
         raise InputError(f"score: the number of images must be at least 1, got {number}")
-    if source in (*EMBEDDED, *ARCHIVES):
+    if source in NAMES:
         if key is not None:
             raise InputError(f"score: {source} has no keys; --key is for an npz")
         found = load(source, data_dir, download=False)
@@ -63,7 +61,7 @@ def read_images(source: str, data_dir: Path, key: str | None = None, number: int
     else:
         path = Path(source.removeprefix("npz:"))
         pixels, levels = _npz(path, key)
-        name, checksums = path.stem, {path.name: sha256_of(path)}
+        name, checksums = path.stem, {path.name: artifacts.sha256_of(path)}
     pixels = pixels[:number].contiguous()
     return ImageSet(
         name=name, train=pixels, test=pixels, levels=levels, variant="", origin=source, sha256=checksums, terms=""
@@ -74,14 +72,12 @@ def _npz(path: Path, key: str | None) -> tuple[Tensor, int]:
     """The images (N, C, H, W) and the number of their levels."""
     chosen = key or _key(path)
     with readable(path), path.open("rb") as file:
-        arrays = arrays_of(file, str(path), chosen, optional=(LEVELS,))
-    levels = arrays.get(LEVELS, np.array(256))
-    if levels.shape != () or levels.dtype.kind not in "iu" or not 2 <= levels <= 256:
-        raise InputError(f"{path}: levels must be one integer from 2 to 256")
+        arrays = arrays_of(file, str(path), chosen)
+    levels = levels_of(arrays, path)
     array = arrays[chosen]
     if array.dtype != np.uint8 or array.ndim != 4:
         raise InputError(f"{path}: {chosen} is {array.dtype} {array.shape}; need uint8 images of shape (N, H, W, C)")
-    return torch.from_numpy(array).permute(0, 3, 1, 2), int(levels)
+    return torch.from_numpy(array).permute(0, 3, 1, 2), levels
 
 
 def _key(path: Path) -> str:

@@ -91,7 +91,7 @@ def of_images(
         return read
     run = runs.run_of(model)
     if not run.dataset.startswith("npz:"):
-        _check(model, images, (1, 8, 8) if run.dataset == DIGITS else (3, 32, 32), 17 if run.dataset == DIGITS else 256)
+        _check(model, images, *(((1, 8, 8), 17) if run.dataset == DIGITS else ((3, 32, 32), 256)))
     try:
         found = runs.load(model, run, images, device, others=True)
     except RuntimeError:

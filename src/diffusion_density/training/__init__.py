@@ -1,1 +1,1 @@
-"""Objectives, training times and the training loop."""
+"""Objectives and the training loop."""

@@ -35,7 +35,7 @@ from diffusion_density.errors import InputError
 from diffusion_density.predictions import Prediction, checked, is_straight, target
 from diffusion_density.proposals import Proposal, Uniform
 from diffusion_density.schedules import LogLinear
-from diffusion_density.training.times import AlphaSquared, likelihood_weight
+from diffusion_density.times import AlphaSquared, likelihood_weight
 
 TimeDensity = Literal["uniform", "importance"]
 
@@ -91,15 +91,11 @@ class FlowMatching:
         """Times s and weights w of ‖Z − Ẑ‖², in nats, for uniform numbers u ∈ [0, 1) in double precision."""
         s = self._proposal.times(u)
         schedule = self.schedule
-        span = schedule.gamma_max - schedule.gamma_min
-        gamma = schedule.gamma_min + span * s
-        if self.prediction == "velocity":
-            per_gamma = likelihood_weight(gamma, schedule.path, "velocity")
-        else:
-            per_gamma = likelihood_weight(gamma, schedule.path, "noise")
-            if self.prediction != "noise":
-                per_gamma = per_gamma * schedule.sigma(s).square()
-        return s, per_gamma * span / self._proposal.density(s)
+        kind: Literal["noise", "velocity"] = "velocity" if self.prediction == "velocity" else "noise"
+        per_gamma = likelihood_weight(-schedule.log_snr(s), schedule.path, kind)
+        if self.prediction in ("score", "entropy"):
+            per_gamma = per_gamma * schedule.sigma(s).square()
+        return s, per_gamma * (schedule.gamma_max - schedule.gamma_min) / self._proposal.density(s)
 
     def probe(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
         """Numbers ±1, shape (B, *) like x, where the objective needs them."""

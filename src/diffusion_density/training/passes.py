@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from diffusion_density.data.images import ImageSet
 from diffusion_density.density.dequantization import to_unit
 from diffusion_density.errors import InputError
-from diffusion_density.training import times
+from diffusion_density.times import independent, low_discrepancy
 from diffusion_density.training.devices import Devices
 from diffusion_density.training.flow_matching import FlowMatching
 from diffusion_density.training.randomness import Purpose, global_seed, seed_of, shuffled_rows
@@ -134,16 +134,12 @@ class Passes:
 
     def culprits(self, step: int) -> str:
         """The rows of the last step's batch whose loss is not finite, in words."""
-        bad = self._gathered(self._bad).nonzero().flatten().cpu()
+        rows = torch.zeros(self.settings.batch_size, dtype=torch.float64, device=self._bad.device)
+        rows[self._mine] = self._bad.double()
+        bad = self.devices.all_reduce(rows).nonzero().flatten().cpu()  # of all processes, in the order of the batch
         if not len(bad):
             return f"the sum over {named(self.batch(step))}"
         return f"{len(bad)} of the batch: {named(self.batch(step)[bad])}"
-
-    def _gathered(self, mine: Bool[Tensor, " share"]) -> Bool[Tensor, " batch"]:
-        """The rows of all processes, in the order of the batch."""
-        rows = torch.zeros(self.settings.batch_size, dtype=torch.float64, device=mine.device)
-        rows[self._mine] = mine.double()
-        return self.devices.all_reduce(rows) > 0
 
     @property
     def _mine(self) -> slice:
@@ -224,7 +220,7 @@ class Passes:
         chosen = self.batch(step)[mine]
         x = to_unit(self.images.train[chosen].to(device), self.images.levels)
         generator = torch.Generator(device).manual_seed(seed_of(settings.seed, Purpose.THROWS, step))
-        u = (times.low_discrepancy if settings.low_discrepancy else times.independent)(count, generator)
+        u = (low_discrepancy if settings.low_discrepancy else independent)(count, generator)
         noise = torch.randn(count, *x.shape[1:], generator=generator, device=device)
         flipped = torch.rand(count, generator=generator, device=device)[mine] < 0.5
         if settings.flips:

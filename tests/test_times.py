@@ -6,7 +6,7 @@ from scipy import stats
 from torch import Tensor
 
 from diffusion_density.errors import InputError
-from diffusion_density.training.times import (
+from diffusion_density.times import (
     AlphaSquared,
     alpha_squared,
     independent,
@@ -113,20 +113,12 @@ def test_single_precision_keeps_the_dtype_and_the_range() -> None:
         assert 0 <= s.min() <= s.max() <= 1
 
 
-@pytest.mark.parametrize("world_size", [1, 4])
-def test_low_discrepancy_puts_one_number_into_each_stratum(world_size: int) -> None:
-    """Over all ranks, whether or not their generators agree."""
+def test_low_discrepancy_puts_one_number_into_each_stratum() -> None:
     n = 16
-    for seeds in ([3] * world_size, list(range(world_size))):
-        ranks = [
-            low_discrepancy(n, generator(seed), rank=rank, world_size=world_size) for rank, seed in enumerate(seeds)
-        ]
-        u = torch.cat(ranks)
-        assert sorted((u * n * world_size).long().tolist()) == list(range(n * world_size))
-    lattice = torch.cat([low_discrepancy(n, generator(3), rank=r, world_size=world_size) for r in range(world_size)])
-    torch.testing.assert_close(
-        lattice.sort().values.diff(), torch.full((n * world_size - 1,), 1 / (n * world_size)).double()
-    )
+    for seed in range(4):
+        u = low_discrepancy(n, generator(seed))
+        assert (u * n).long().tolist() == list(range(n))
+        torch.testing.assert_close(u.diff(), torch.full((n - 1,), 1 / n).double())
 
 
 def test_low_discrepancy_is_uniform_over_draws() -> None:
@@ -150,7 +142,5 @@ def test_the_generator_alone_decides() -> None:
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(InputError, match="rank 2"):
-        low_discrepancy(4, generator(), rank=2, world_size=2)
     with pytest.raises(InputError, match="gamma_min < gamma_max"):
         AlphaSquared(5.0, 5.0, "vp")

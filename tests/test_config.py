@@ -98,6 +98,9 @@ def test_files_that_are_no_configuration_are_named(tmp_path: Path) -> None:
     (tmp_path / "desk.yaml").write_text("- 1")
     with pytest.raises(InputError, match=r"desk\.yaml: must hold keys with values"):
         config.read_scale("desk", tmp_path)
+    (tmp_path / "desk.yaml").write_bytes("a: ü".encode("latin-1"))
+    with pytest.raises(InputError, match=r"desk\.yaml: is not UTF-8 text"):
+        config.read_scale("desk", tmp_path)
 
 
 def test_a_run_survives_its_way_through_the_command_line() -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from diffusion_density.artifacts import read_text
 from diffusion_density.errors import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -18,9 +19,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def read_yaml(file: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping."""
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+        values = yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""

@@ -230,7 +230,7 @@ def check_config(
     values = config.read_config(read_yaml(file), file=file)
     runs = config.read_scale(values.scale, scales).density_estimators.runs(values.seeds)
     networks = sum(len(run.arms) * run.mixtures * len(run.seeds) for run in runs.values())
-    typer.echo(f"{file}: scale {values.scale}, {len(runs)} training runs of {networks} networks in all")
+    typer.echo(f"{file}: scale {values.scale}, {len(runs)} training runs of {networks} networks in density_estimators")
 
 
 @app.command()

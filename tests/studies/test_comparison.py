@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -103,6 +104,40 @@ def test_the_cost_of_an_accuracy_is_interpolated() -> None:
     assert findings.crossing([10, 1000], [1.0, 0.01]) == pytest.approx(100)
     assert findings.crossing([10, 1000], [0.05, 0.01]) == 10
     assert math.isnan(findings.crossing([10, 1000], [2.0, 0.2]))
+
+
+def decided(scale: float) -> dict[str, Any]:
+    """The decision on an estimator whose normal errors, of a standard deviation √10 apart, end at ``scale`` nats."""
+    noise = scale * np.random.default_rng(0).standard_normal(400)
+    columns = {
+        "target": "mixture",
+        "dimension": 1,
+        "estimator": "e",
+        "of": "sde",
+        "kind": "lower",
+        "reference_nats": 0.0,
+    }
+    parts = [
+        pd.DataFrame(columns | {"value_nats": factor * noise, "point": range(400), "network_evaluations": cost})
+        for cost, factor in ((100, 10**0.5), (1000, 1.0))
+    ]
+    [row] = findings._decisions(pd.concat(parts).assign(seconds_per_point=1.0))
+    return row
+
+
+def test_a_decision_is_as_sure_as_its_points() -> None:
+    """The cost goes as error⁻²; of n errors the root mean square is known to a share of 1/√(2n)."""
+    row = decided(0.05)
+    assert row["rms_error_ci_low"] < row["rms_error_nats"] < row["rms_error_ci_high"]
+    half = math.log(row["evaluations_ci_high"] / row["evaluations_ci_low"]) / 2
+    assert half == pytest.approx(2 * 1.96 / math.sqrt(2 * 400), rel=0.15)
+    assert math.log(row["rms_error_ci_high"] / row["rms_error_ci_low"]) == pytest.approx(half, rel=0.1)
+    near = decided(0.0995)
+    assert near["evaluations_ci_low"] < 1000
+    assert math.isnan(near["evaluations_ci_high"]), "some draws of the points do not reach 0.1 nats"
+    never = decided(0.5)
+    assert math.isnan(never["evaluations_ci_low"])
+    assert math.isnan(never["evaluations_ci_high"])
 
 
 def test_coverage_counts_intervals_that_hold_the_truth() -> None:

@@ -126,6 +126,9 @@ def test_the_standard_error_of_a_slope() -> None:
     expected = math.sqrt(4e-4 / 2 / (5 * math.log(2) ** 2))
     assert fits.loc[("mean_gap", False), "slope"] == pytest.approx(-1, abs=1e-9)
     assert fits.loc[("mean_gap", False), "slope_stderr"] == pytest.approx(expected, rel=1e-9)
+    half = 4.302653 * expected  # Student's t of two degrees of freedom
+    low, high = fits.loc[("mean_gap", False), ["ci_low", "ci_high"]]
+    assert (low, high) == pytest.approx((-1 - half, -1 + half), rel=1e-6)
 
 
 def test_few_steps_give_no_slope_or_no_error() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import stdtrit
 from scipy.stats import linregress
 from torch import Tensor
 from tqdm import tqdm
@@ -106,8 +107,8 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row a fit: schedule, rule, ``quantity`` (``mean_gap`` of the sum, whose sign is known; ``max_error`` of both),
-        ``per_log_squared`` (whether the error was divided by log² T before: for the sum, both), ``slope`` and
-        ``slope_stderr``, NaN where fewer than two or three numbers of steps allow none.
+        ``per_log_squared`` (whether the error was divided by log² T before: for the sum, both), ``slope``, and its
+        ``slope_stderr`` and 95 % interval by Student's t, NaN where two or three numbers of steps are too few.
     """
     rows = []
     for (schedule, rule), part in groups(table[table["steps"] >= ASYMPTOTIC], "schedule", "rule"):
@@ -116,14 +117,19 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
             for divided in (False, True) if rule == "sum" else (False,):
                 errors = np.log(part[f"{quantity}_nats"].to_numpy()) - (2 * np.log(np.log(steps)) if divided else 0)
                 fit = linregress(np.log(steps), errors) if len(steps) > 1 else None
+                slope = fit.slope if fit else np.nan
+                stderr = fit.stderr if fit and len(steps) > 2 else np.nan
+                half = stdtrit(len(steps) - 2, 0.975) * stderr
                 rows.append(
                     {
                         "schedule": schedule,
                         "rule": rule,
                         "quantity": quantity,
                         "per_log_squared": divided,
-                        "slope": fit.slope if fit else np.nan,
-                        "slope_stderr": fit.stderr if fit and len(steps) > 2 else np.nan,
+                        "slope": slope,
+                        "slope_stderr": stderr,
+                        "ci_low": slope - half,
+                        "ci_high": slope + half,
                     }
                 )
     return pd.DataFrame(rows)

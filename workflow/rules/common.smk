@@ -12,6 +12,15 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 
+# Of the report, one for each study.
+CATEGORIES = {
+    "density_estimators": "A. Diffusion Density Estimators",
+    "density_formula": "B. A Score-Based Density Formula",
+    "high_density": "C. Diffusion Models as Cartoonists",
+    "max_likelihood": "D. Improved Techniques for Maximum Likelihood",
+    "comparison": "E. All estimators compared",
+}
+
 # What jobs ask for that use a GPU where there is one: none below paper scale, where they take a minute.
 GPU = 1 if CONFIG.scale == "paper" else 0
 GPU_MODEL = CONFIG.gpu_model if GPU else None

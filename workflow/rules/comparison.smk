@@ -130,7 +130,7 @@ rule comparison_findings:
         decision=report(
             "results/{scale}/comparison/tables/decision.csv",
             caption="../report/comparison/decision.rst",
-            category="E. All estimators compared",
+            category=CATEGORIES["comparison"],
             labels={"figure": "table: which estimator to use"},
         ),
     log:
@@ -150,41 +150,6 @@ rule comparison_findings:
     shell:
         "python -m diffusion_density comparison findings --estimators {input.estimators}"
         " {params.variance} --findings {output.findings} --decision {output.decision} 2>&1 | tee {log}"
-
-
-for figure, tables in COMPARISON_FIGURES.items():
-
-    rule:
-        name:
-            f"comparison_figure_{figure}"
-        input:
-            expand("results/{{scale}}/comparison/tables/{table}.csv", table=tables),
-        output:
-            svg=report(
-                f"results/{{scale}}/comparison/figures/{figure}.svg",
-                caption=f"../report/comparison/{figure}.rst",
-                category="E. All estimators compared",
-                labels={"figure": figure.replace("_", " ")},
-            ),
-            png=f"results/{{scale}}/comparison/figures/{figure}.png",
-        log:
-            f"logs/{{scale}}/comparison/figures/{figure}.log",
-        benchmark:
-            f"logs/{{scale}}/comparison/figures/{figure}.tsv"
-        group:
-            "figures"
-        threads: 1
-        resources:
-            gpu=0,
-            mem_mb=1000,
-            runtime=5,
-        params:
-            figure=figure,
-            tables=lambda wildcards, input: Path(input[0]).parent,
-            code=sources_hash("diffusion_density.figures.comparison"),
-        shell:
-            "python -m diffusion_density figure comparison {params.figure}"
-            " --tables {params.tables} --out {output.svg} 2>&1 | tee {log}"
 
 
 localrules:

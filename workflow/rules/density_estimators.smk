@@ -170,43 +170,6 @@ rule density_estimators_agreement:
         " --threads {threads} 2>&1 | tee {log}"
 
 
-for figure, tables in FIGURES.items():
-
-    rule:
-        name:
-            f"density_estimators_figure_{figure}"
-        input:
-            expand(
-                "results/{{scale}}/density_estimators/tables/{table}.csv", table=tables
-            ),
-        output:
-            svg=report(
-                f"results/{{scale}}/density_estimators/figures/{figure}.svg",
-                caption=f"../report/density_estimators/{figure}.rst",
-                category="A. Diffusion Density Estimators",
-                labels={"figure": figure.replace("_", " ")},
-            ),
-            png=f"results/{{scale}}/density_estimators/figures/{figure}.png",
-        log:
-            f"logs/{{scale}}/density_estimators/figures/{figure}.log",
-        benchmark:
-            f"logs/{{scale}}/density_estimators/figures/{figure}.tsv"
-        group:
-            "figures"
-        threads: 1
-        resources:
-            gpu=0,
-            mem_mb=1000,
-            runtime=5,
-        params:
-            figure=figure,
-            tables=lambda wildcards, input: Path(input[0]).parent,
-            code=sources_hash("diffusion_density.figures.density_estimators"),
-        shell:
-            "python -m diffusion_density figure density_estimators {params.figure}"
-            " --tables {params.tables} --out {output.svg} 2>&1 | tee {log}"
-
-
 localrules:
     density_estimators,
     density_estimators_table,

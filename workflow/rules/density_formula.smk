@@ -96,40 +96,5 @@ rule density_formula_measure:
         " --out {output} --threads {threads} 2>&1 | tee {log}"
 
 
-for figure, tables in FORMULA_FIGURES.items():
-
-    rule:
-        name:
-            f"density_formula_figure_{figure}"
-        input:
-            expand("results/{{scale}}/density_formula/tables/{table}.csv", table=tables),
-        output:
-            svg=report(
-                f"results/{{scale}}/density_formula/figures/{figure}.svg",
-                caption=f"../report/density_formula/{figure}.rst",
-                category="B. A Score-Based Density Formula",
-                labels={"figure": figure.replace("_", " ")},
-            ),
-            png=f"results/{{scale}}/density_formula/figures/{figure}.png",
-        log:
-            f"logs/{{scale}}/density_formula/figures/{figure}.log",
-        benchmark:
-            f"logs/{{scale}}/density_formula/figures/{figure}.tsv"
-        group:
-            "figures"
-        threads: 1
-        resources:
-            gpu=0,
-            mem_mb=1000,
-            runtime=5,
-        params:
-            figure=figure,
-            tables=lambda wildcards, input: Path(input[0]).parent,
-            code=sources_hash("diffusion_density.figures.density_formula"),
-        shell:
-            "python -m diffusion_density figure density_formula {params.figure}"
-            " --tables {params.tables} --out {output.svg} 2>&1 | tee {log}"
-
-
 localrules:
     density_formula,

@@ -1,13 +1,5 @@
 import atexit
 
-STUDIES = [
-    "comparison",
-    "density_estimators",
-    "density_formula",
-    "high_density",
-    "max_likelihood",
-]
-
 
 def gpu_hours(dag):
     """GPU-hours of each study's planned jobs, to print: what is expected, and what their limits of time allow."""
@@ -18,7 +10,7 @@ def gpu_hours(dag):
             limit = gpu * job.resources.runtime / 60
             trains = job.rule.name == "max_likelihood_train"
             expected = ml_gpu_hours(job.wildcards) if trains else limit
-            study = next(filter(job.rule.name.startswith, STUDIES), job.rule.name)
+            study = next(filter(job.rule.name.startswith, CATEGORIES), job.rule.name)
             hours.setdefault(study, []).append((expected, limit))
     if not hours:
         return "the planned jobs ask for no GPU"

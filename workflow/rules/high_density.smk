@@ -94,7 +94,7 @@ rule high_density_findings:
         report(
             "results/{scale}/high_density/tables/image_findings.csv",
             caption="../report/high_density/image_findings.rst",
-            category="C. Diffusion Models as Cartoonists",
+            category=CATEGORIES["high_density"],
             labels={"figure": "table of findings on images"},
         ),
     log:
@@ -110,41 +110,6 @@ rule high_density_findings:
         code=sources_hash(f"{HIGH_MODULE}.findings"),
     shell:
         "python -m diffusion_density high-density findings {input} --out {output} 2>&1 | tee {log}"
-
-
-for figure, tables in HIGH_FIGURES.items():
-
-    rule:
-        name:
-            f"high_density_figure_{figure}"
-        input:
-            expand("results/{{scale}}/high_density/tables/{table}.csv", table=tables),
-        output:
-            svg=report(
-                f"results/{{scale}}/high_density/figures/{figure}.svg",
-                caption=f"../report/high_density/{figure}.rst",
-                category="C. Diffusion Models as Cartoonists",
-                labels={"figure": figure.replace("_", " ")},
-            ),
-            png=f"results/{{scale}}/high_density/figures/{figure}.png",
-        log:
-            f"logs/{{scale}}/high_density/figures/{figure}.log",
-        benchmark:
-            f"logs/{{scale}}/high_density/figures/{figure}.tsv"
-        group:
-            "figures"
-        threads: 1
-        resources:
-            gpu=0,
-            mem_mb=1000,
-            runtime=5,
-        params:
-            figure=figure,
-            tables=lambda wildcards, input: Path(input[0]).parent,
-            code=sources_hash("diffusion_density.figures.high_density"),
-        shell:
-            "python -m diffusion_density figure high_density {params.figure}"
-            " --tables {params.tables} --out {output.svg} 2>&1 | tee {log}"
 
 
 localrules:

@@ -75,7 +75,7 @@ rule max_likelihood_datasets:
         report(
             ml_table("datasets"),
             caption="../report/max_likelihood/datasets.rst",
-            category="D. Improved Techniques for Maximum Likelihood",
+            category=CATEGORIES["max_likelihood"],
             labels={"figure": "table of image sets, present and absent"},
         ),
     log:
@@ -319,7 +319,7 @@ rule max_likelihood_findings:
         report(
             ml_table("findings"),
             caption="../report/max_likelihood/findings.rst",
-            category="D. Improved Techniques for Maximum Likelihood",
+            category=CATEGORIES["max_likelihood"],
             labels={"figure": "table of findings"},
         ),
     log:
@@ -337,49 +337,6 @@ rule max_likelihood_findings:
     shell:
         "python -m diffusion_density max-likelihood findings"
         " --tables {params.tables} --out {output} 2>&1 | tee {log}"
-
-
-for figure, tables in ML_FIGURES.items():
-
-    rule:
-        name:
-            f"max_likelihood_figure_{figure}"
-        input:
-            expand(ml_table("{table}"), table=tables, allow_missing=True),
-            (
-                expand(
-                    "results/{{scale}}/max_likelihood/samples/{run}.safetensors",
-                    run=ML_SAMPLED,
-                )
-                if figure == "samples"
-                else []
-            ),
-        output:
-            svg=report(
-                f"results/{{scale}}/max_likelihood/figures/{figure}.svg",
-                caption=f"../report/max_likelihood/{figure}.rst",
-                category="D. Improved Techniques for Maximum Likelihood",
-                labels={"figure": figure.replace("_", " ")},
-            ),
-            png=f"results/{{scale}}/max_likelihood/figures/{figure}.png",
-        log:
-            f"logs/{{scale}}/max_likelihood/figures/{figure}.log",
-        benchmark:
-            f"logs/{{scale}}/max_likelihood/figures/{figure}.tsv"
-        group:
-            "figures"
-        threads: 1
-        resources:
-            gpu=0,
-            mem_mb=1000,
-            runtime=5,
-        params:
-            figure=figure,
-            tables=lambda wildcards, input: Path(input[0]).parent,
-            code=sources_hash("diffusion_density.figures.max_likelihood"),
-        shell:
-            "python -m diffusion_density figure max_likelihood {params.figure}"
-            " --tables {params.tables} --out {output.svg} 2>&1 | tee {log}"
 
 
 localrules:

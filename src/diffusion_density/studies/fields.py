@@ -11,6 +11,7 @@ Tolerance = Annotated[float, Field(ge=1e-6, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
+Levels = Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(min_length=1)]
 
 
 class Strict(BaseModel):

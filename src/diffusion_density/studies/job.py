@@ -17,7 +17,9 @@ from diffusion_density.validation import parse
 
 Sizes = TypeVar("Sizes", bound=Strict)
 Spec = Annotated[str, typer.Option(help="JSON of the job's sizes.")]
+RunSpec = Annotated[str, typer.Option(help="JSON of the training run.")]
 Tables = Annotated[list[Path], typer.Option("--out", help="The tables to write, in the experiment's order.")]
+DataDir = Annotated[Path, typer.Option(help="Where archives of images are.")]
 Out = Annotated[Path, typer.Option(help="The file to write.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
 Gpus = Annotated[int, typer.Option(min=0, help="GPUs to use; 0 is the processor.")]

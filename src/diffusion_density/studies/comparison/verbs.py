@@ -11,13 +11,12 @@ import typer
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.comparison.sizes import EXPERIMENTS, Pictures, Trained
 from diffusion_density.studies.density_estimators.sizes import TrainingRun
-from diffusion_density.studies.job import Gpus, Spec, Tables, Threads, device, job
+from diffusion_density.studies.job import DataDir, Gpus, RunSpec, Spec, Tables, Threads, device, job
 from diffusion_density.studies.max_likelihood.jobs import Run
 from diffusion_density.validation import parse
 
 verbs = typer.Typer(help="The comparison of all estimators: what its workflow rules call.", no_args_is_help=True)
 
-RunSpec = Annotated[str, typer.Option("--run", help="JSON of the training run.")]
 Models = Annotated[Path, typer.Option(help="What `train` of the run's study wrote.")]
 EstimatorsTable = Annotated[Path, typer.Option(help="The table of estimators to write.")]
 VarianceTable = Annotated[Path, typer.Option(help="The table of variances to write.")]
@@ -52,7 +51,7 @@ def pictures(
     run: RunSpec,
     spec: Spec,
     models: Models,
-    data_dir: Annotated[Path, typer.Option(help="Where archives of images are.")],
+    data_dir: DataDir,
     estimators: EstimatorsTable,
     variance: VarianceTable,
     gpus: Gpus = 0,

@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from diffusion_density.studies.density_estimators.sizes import Agreement, Dataset, Evaluation, Timing, TrainingRun
-from diffusion_density.studies.job import Out, Threads, job
+from diffusion_density.studies.job import Out, RunSpec, Threads, job
 from diffusion_density.validation import parse
 
 verbs = typer.Typer(help='Paper A, "Diffusion Density Estimators": what its workflow rules call.', no_args_is_help=True)
 
-Run = Annotated[str, typer.Option(help="JSON of the training run.")]
 DatasetFile = Annotated[Path, typer.Option(help="What `dataset` wrote.")]
 ModelsFile = Annotated[Path, typer.Option(help="What `train` wrote.")]
 
@@ -30,7 +29,7 @@ def dataset(spec: Annotated[str, typer.Option(help="JSON of the data set.")], ou
 
 
 @verbs.command()
-def train(spec: Run, dataset: DatasetFile, out: Out, threads: Threads = 1) -> None:
+def train(spec: RunSpec, dataset: DatasetFile, out: Out, threads: Threads = 1) -> None:
     """Train the networks of one run."""
     run = parse(TrainingRun, spec, "--spec")
     with job([out], {"run": run}, run.seeds, threads):
@@ -42,7 +41,7 @@ def train(spec: Run, dataset: DatasetFile, out: Out, threads: Threads = 1) -> No
 @verbs.command()
 def evaluate(
     name: str,
-    spec: Run,
+    spec: RunSpec,
     evaluation: Annotated[str, typer.Option(help="JSON of the evaluation's sizes.")],
     dataset: DatasetFile,
     models: ModelsFile,
@@ -59,7 +58,7 @@ def evaluate(
 
 @verbs.command()
 def timing(
-    spec: Run,
+    spec: RunSpec,
     timing: Annotated[str, typer.Option(help="JSON of the timing's sizes.")],
     dataset: DatasetFile,
     models: ModelsFile,
@@ -77,7 +76,7 @@ def timing(
 
 @verbs.command()
 def agreement(
-    spec: Run,
+    spec: RunSpec,
     agreement: Annotated[str, typer.Option(help="JSON of the agreement's sizes.")],
     dataset: DatasetFile,
     models: ModelsFile,

@@ -5,9 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from diffusion_density.networks.sizes import MLPSize
-from diffusion_density.studies.fields import Count, Counts, Decay, Positive, Seeds, Several, Strict, Tolerance
-
-Levels = Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(min_length=1)]
+from diffusion_density.studies.fields import Count, Counts, Decay, Levels, Positive, Seeds, Several, Strict, Tolerance
 
 
 class Exactness(Strict):

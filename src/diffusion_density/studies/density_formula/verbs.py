@@ -11,7 +11,7 @@ import typer
 
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.density_formula.sizes import EXPERIMENTS, MEASURED, Run
-from diffusion_density.studies.job import Out, Spec, Tables, Threads, job, known
+from diffusion_density.studies.job import Out, RunSpec, Spec, Tables, Threads, job, known
 from diffusion_density.validation import parse
 
 STUDY = "density_formula"
@@ -38,7 +38,7 @@ def train(name: str, spec: Spec, out: Out, threads: Threads = 1) -> None:
 @verbs.command()
 def measure(
     name: str,
-    run: Annotated[str, typer.Option(help="JSON of the training run.")],
+    run: RunSpec,
     spec: Spec,
     models: Annotated[Path, typer.Option(help="What `train` wrote.")],
     out: Out,

@@ -4,9 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from diffusion_density.studies.fields import Count, Counts, Positive, Several, Strict
+from diffusion_density.studies.fields import Count, Counts, Levels, Positive, Several, Strict
 
-Levels = Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(min_length=1)]
 Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1)]
 Quantiles = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)]
 

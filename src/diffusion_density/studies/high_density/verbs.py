@@ -10,7 +10,7 @@ import typer
 
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.high_density.sizes import EXPERIMENTS, Images
-from diffusion_density.studies.job import Gpus, Out, Spec, Tables, Threads, device, job
+from diffusion_density.studies.job import DataDir, Gpus, Out, RunSpec, Spec, Tables, Threads, device, job
 from diffusion_density.studies.max_likelihood.jobs import Run
 from diffusion_density.validation import parse
 
@@ -28,10 +28,10 @@ def experiment(name: str, spec: Spec, out: Tables, threads: Threads = 1) -> None
 @verbs.command()
 def images(
     name: str,
-    run: Annotated[str, typer.Option(help="JSON of the training run.")],
+    run: RunSpec,
     spec: Spec,
     models: Annotated[Path, typer.Option(help="What paper D's `train` wrote for the run.")],
-    data_dir: Annotated[Path, typer.Option(help="Where archives of images are.")],
+    data_dir: DataDir,
     grid: Annotated[Path, typer.Option(help="The images to write.")],
     out: Out,
     gpus: Gpus = 0,

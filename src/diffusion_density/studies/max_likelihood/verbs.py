@@ -12,7 +12,7 @@ import typer
 
 from diffusion_density.errors import InputError
 from diffusion_density.studies.fields import Strict
-from diffusion_density.studies.job import Gpus, Out, Setting, Threads, device, job
+from diffusion_density.studies.job import DataDir, Gpus, Out, RunSpec, Setting, Threads, device, job
 from diffusion_density.studies.max_likelihood.jobs import Curve, Evaluation, Run, Samples, Trace, Variance
 from diffusion_density.validation import parse
 
@@ -25,11 +25,9 @@ verbs = typer.Typer(
     no_args_is_help=True,
 )
 
-Spec = Annotated[str, typer.Option(help="JSON of the training run.")]
 Specs = Annotated[list[str], typer.Option("--spec", help="JSON of a training run; one for each file of networks.")]
 Models = Annotated[Path, typer.Option(help="What `train` wrote for the run.")]
 ManyModels = Annotated[list[Path], typer.Option("--models", help="What `train` wrote, in the order of the runs.")]
-DataDir = Annotated[Path, typer.Option(help="Where archives of images are.")]
 Work = Annotated[Path, typer.Option(help="Folder for what a job that is stopped goes on from.")]
 
 
@@ -73,7 +71,7 @@ def datasets(
 @verbs.command()
 def train(
     name: str,
-    spec: Spec,
+    spec: RunSpec,
     out: Out,
     data_dir: DataDir,
     work: Work,
@@ -139,7 +137,7 @@ def curves(
 @verbs.command()
 def likelihood(
     name: str,
-    spec: Spec,
+    spec: RunSpec,
     evaluation: Annotated[str, typer.Option(help="JSON of the measurement's sizes.")],
     models: Models,
     out: Out,
@@ -199,7 +197,7 @@ def trace(
 @verbs.command()
 def samples(
     name: str,
-    spec: Spec,
+    spec: RunSpec,
     samples: Annotated[str, typer.Option(help="JSON of number and tolerance.")],
     models: Models,
     grid: Annotated[Path, typer.Option(help="The file of images to write.")],

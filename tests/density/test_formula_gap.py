@@ -13,8 +13,7 @@ from diffusion_density.density.formula_gap import Gap, mixture_nodes, predicted_
 from diffusion_density.errors import InputError
 from diffusion_density.mixtures import GaussianMixture
 from diffusion_density.schedules import Discrete
-from diffusion_density.studies.density_formula.targets import normal
-from diffusion_density.studies.targets import sheet_mixture
+from diffusion_density.studies.targets import normal, sheet_mixture
 from truths import doubles, gaussian, random_mixture, seeded
 
 CHAINS: dict[str, Discrete] = {

@@ -22,7 +22,7 @@ from diffusion_density.studies.density_formula import (
 )
 from diffusion_density.studies.density_formula.networks import SCHEDULE, WEIGHTINGS
 from diffusion_density.studies.density_formula.sizes import DensityFormulaSizes, DigitsEvaluation
-from diffusion_density.studies.density_formula.targets import normal
+from diffusion_density.studies.targets import normal
 from truths import seeded
 
 ROOT = Path(__file__).parents[2]

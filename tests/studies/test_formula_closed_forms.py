@@ -1,6 +1,7 @@
 """The study of paper B where everything is known: discretisation, exactness and noise, the misspecified toy."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -214,7 +215,7 @@ def test_the_formulas_noise_is_far_below_the_others(tables: tuple[pd.DataFrame, 
 
 
 @pytest.mark.parametrize("method", [exactness.uniform_time, exactness.log_snr])
-def test_both_estimators_are_unbiased_where_their_variance_is_moderate(method: exactness.Estimator) -> None:
+def test_both_estimators_are_unbiased_where_their_variance_is_moderate(method: Callable[..., Tensor]) -> None:
     """From t₁ = 0.02 on, where the raw integrand has no rare draws."""
     exact = sheet_mixture().diffused(LogLinear(math.log(0.02 / 0.98), 11.0))
     x = torch.tensor(exactness.PLACES, dtype=torch.float64)[:, None]

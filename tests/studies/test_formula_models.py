@@ -15,9 +15,8 @@ from diffusion_density.fokker_planck import Marginals, marginals
 from diffusion_density.schedules import LogLinear
 from diffusion_density.studies.density_formula import classifier, score_error
 from diffusion_density.studies.density_formula.sizes import Classifier, ScoreErrors
-from diffusion_density.studies.density_formula.targets import normal
 from diffusion_density.studies.perturbation import SCHEDULE, Perturbed, expected_log_prob, forward_gap, reverse_gap
-from diffusion_density.studies.targets import sheet_mixture
+from diffusion_density.studies.targets import normal, sheet_mixture
 from truths import doubles, seeded
 
 # Score errors

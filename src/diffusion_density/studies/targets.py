@@ -1,4 +1,4 @@
-"""The mixture in one dimension that papers B and C's sheets compute with."""
+"""Laws of several studies: the mixture in one dimension that papers B and C's sheets compute with, normal laws."""
 
 import torch
 
@@ -10,3 +10,9 @@ def sheet_mixture() -> GaussianMixture:
     scales = torch.tensor([0.5, 0.35], dtype=torch.float64)
     means = torch.tensor([[-1.5], [1.0]], dtype=torch.float64)
     return GaussianMixture(torch.tensor([0.3, 0.7]), means, scales.square()[:, None, None])
+
+
+def normal(dimension: int, scale: float = 1.0) -> GaussianMixture:
+    """N(0, scale² I) as a mixture of one."""
+    identity = torch.eye(dimension, dtype=torch.float64)
+    return GaussianMixture(torch.ones(1), torch.zeros(1, dimension), scale**2 * identity[None])

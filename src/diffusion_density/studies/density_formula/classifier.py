@@ -35,8 +35,10 @@ from diffusion_density.density.formula import squared_errors, time_nodes
 from diffusion_density.model import DiffusionModel
 from diffusion_density.schedules import Discrete, LogLinear, Schedule
 from diffusion_density.studies.density_formula.sizes import Classifier
-from diffusion_density.studies.density_formula.targets import CLASS_DIMENSION, CLASS_SCALES, normal
+from diffusion_density.studies.targets import normal
 
+CLASS_DIMENSION = 8
+CLASS_SCALES = (1.0, 1.6)  # standard deviations of two centred normal laws: sheet B, section 7
 LINEAR_STEPS = 1000
 BINS = 15
 SWEEP_POINTS = 512  # at most

@@ -23,12 +23,11 @@ from diffusion_density.density.dequantization import to_unit
 from diffusion_density.errors import InputError
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.studies import stacks
-from diffusion_density.studies.density_formula.networks import PREDICTION, WEIGHTINGS, build, trained
+from diffusion_density.studies.density_formula.networks import WEIGHTINGS, members, trained
 from diffusion_density.studies.density_formula.sizes import Run
 from diffusion_density.training.stack import Member
 
 ROWS, PIXELS, CLASSES = 8, 64, 10
-_TRAIN_STREAM, _TEST_STREAM = 1, 2
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,7 @@ def training_points(count: int) -> Points:
     Raises:
         InputError: if there are fewer.
     """
-    digits = images.load("digits", Path())
-    return _dequantized(digits.train, images.digit_labels()[0], digits.levels, count, _TRAIN_STREAM)
+    return _dequantized(0, count)
 
 
 def test_points(count: int) -> Points:
@@ -60,16 +58,18 @@ def test_points(count: int) -> Points:
     Raises:
         InputError: if there are fewer.
     """
+    return _dequantized(1, count)
+
+
+def _dequantized(part: int, count: int) -> Points:
+    """Of the training images (0) or the test images (1)."""
     digits = images.load("digits", Path())
-    return _dequantized(digits.test, images.digit_labels()[1], digits.levels, count, _TEST_STREAM)
-
-
-def _dequantized(pixels: Tensor, labels: Tensor, levels: int, count: int, stream: int) -> Points:
+    pixels = (digits.train, digits.test)[part]
     if count > len(pixels):
         raise InputError(f"digits: {count} images asked for, there are {len(pixels)}")
-    u = torch.rand(len(pixels), PIXELS, generator=torch.Generator().manual_seed(stream))
-    x = to_unit(pixels, levels).flatten(1) + (2 * u - 1) / levels
-    return Points(x[:count], labels[:count])
+    u = torch.rand(len(pixels), PIXELS, generator=torch.Generator().manual_seed(1 + part))
+    x = to_unit(pixels, digits.levels).flatten(1) + (2 * u - 1) / digits.levels
+    return Points(x[:count], images.digit_labels()[part][:count])
 
 
 def class_context(labels: Int[Tensor, " n"]) -> Float[Tensor, "n 10"]:
@@ -88,25 +88,14 @@ def row_points(x: Float[Tensor, "n 64"]) -> tuple[Float[Tensor, "m 8"], Float[Te
 def _members(run: Run) -> dict[str, list[Member]]:
     """The networks of the three stacks; in the first, the seeds run fastest."""
     points = training_points(run.samples)
-    training = run.training
-    given_class = torch.cat([points.x, class_context(points.labels)], dim=1)
+    training, seeds = run.training, run.seeds
+    given_class = class_context(points.labels)
     row, given_row = row_points(points.x)
-    rows = torch.cat([row, given_row], dim=1)
-    sizes = {"classes": (given_class, PIXELS), "rows": (rows, row.shape[1])}
-    members = {
-        "images": [
-            Member(build(training, PIXELS, seed), PREDICTION, weighting, points.x, seed)
-            for weighting in WEIGHTINGS
-            for seed in run.seeds
-        ]
+    return {
+        "images": members(training, seeds, points.x, WEIGHTINGS),
+        "classes": members(training, seeds, torch.cat([points.x, given_class], dim=1), context=CLASSES),
+        "rows": members(training, seeds, torch.cat([row, given_row], dim=1), context=given_row.shape[1]),
     }
-    for name, (data, dimension) in sizes.items():
-        context = data.shape[1] - dimension
-        members[name] = [
-            Member(build(training, dimension, seed, context), PREDICTION, "likelihood", data, seed)
-            for seed in run.seeds
-        ]
-    return members
 
 
 def train(run: Run, out: Path) -> None:
@@ -115,7 +104,7 @@ def train(run: Run, out: Path) -> None:
     Raises:
         InputError: if there are fewer training images than ``run.samples``.
     """
-    stacks.save(out, run, {name: trained(members, run.training, name) for name, members in _members(run).items()})
+    stacks.save(out, run, {name: trained(stack, run.training, name) for name, stack in _members(run).items()})
 
 
 def load(path: Path, run: Run) -> dict[str, MLP]:
@@ -124,5 +113,5 @@ def load(path: Path, run: Run) -> dict[str, MLP]:
     Raises:
         InputError: if the file holds the networks of other settings.
     """
-    templates = {name: MLP.stack([m.network for m in members]) for name, members in _members(run).items()}
+    templates = {name: MLP.stack([member.network for member in stack]) for name, stack in _members(run).items()}
     return stacks.load(path, run, templates)

@@ -16,7 +16,6 @@ standard error. In one dimension the expectation over the noise is also taken by
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,8 +33,6 @@ from diffusion_density.mixtures import ExactModel, GaussianMixture
 from diffusion_density.schedules import VariancePreserving
 from diffusion_density.studies.density_formula.sizes import Exactness
 from diffusion_density.studies.targets import sheet_mixture
-
-Estimator = Callable[[ExactModel, Tensor, int, torch.Generator], Tensor]
 
 SCHEDULE = VariancePreserving()
 COMPONENTS = {"gaussian": 1, "mixture": 5}
@@ -71,18 +68,16 @@ def _points(target: str, dimension: int, sizes: Exactness) -> pd.DataFrame:
     if dimension == 1:
         exactly = expectation(exact, x, rule="quadrature", steps=sizes.nodes)
         values["expectation"] = (exactly, torch.zeros_like(exactly))
-    columns = {
-        "target": target,
-        "dimension": dimension,
-        "point": range(len(x)),
-        "truth_nats": at_start(exact, x).numpy(),
-    }
+    truth = {"point": range(len(x)), "truth_nats": at_start(exact, x).numpy()}
     tables = [
-        pd.DataFrame(columns | {"rule": rule, "value_nats": value.numpy(), "stderr_nats": stderr.numpy()})
+        pd.DataFrame(
+            {"target": target, "dimension": dimension, "rule": rule}
+            | truth
+            | {"value_nats": value.numpy(), "stderr_nats": stderr.numpy()}
+        )
         for rule, (value, stderr) in values.items()
     ]
-    order = ["target", "dimension", "rule", "point", "truth_nats", "value_nats", "stderr_nats"]
-    return pd.concat(tables)[order]
+    return pd.concat(tables)
 
 
 def _repeats(sizes: Exactness) -> pd.DataFrame:

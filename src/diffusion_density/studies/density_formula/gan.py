@@ -44,8 +44,7 @@ from diffusion_density.schedules import LogLinear
 from diffusion_density.studies.density_formula import optimum as closed
 from diffusion_density.studies.density_formula.optimum import Grid
 from diffusion_density.studies.density_formula.sizes import Gan, GanRun
-from diffusion_density.studies.density_formula.targets import normal
-from diffusion_density.studies.targets import sheet_mixture
+from diffusion_density.studies.targets import normal, sheet_mixture
 from diffusion_density.times import low_discrepancy
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.randomness import seed_of
@@ -77,7 +76,10 @@ class Target:
     @cached_property
     def log_prob(self) -> Float[np.ndarray, " n"]:
         """(N,) log p in nats at the nodes of the grid."""
-        return self.mixture.log_prob(torch.from_numpy(self._points(self.grid.coordinates))).numpy()
+        points = self.grid.coordinates
+        if self.radial:
+            points = np.pad(points, ((0, 0), (0, self.mixture.dimension - 1)))
+        return self.mixture.log_prob(torch.from_numpy(points)).numpy()
 
     @property
     def peak(self) -> float:
@@ -89,11 +91,6 @@ class Target:
     def coordinates(self, points: Float[Tensor, "r d"]) -> Float[np.ndarray, "r c"]:
         """What the grid's axes measure: the points, or their radii."""
         return (points.norm(dim=1, keepdim=True) if self.radial else points).double().numpy()
-
-    def _points(self, coordinates: np.ndarray) -> np.ndarray:
-        if not self.radial:
-            return coordinates
-        return np.pad(coordinates, ((0, 0), (0, self.mixture.dimension - 1)))
 
 
 def targets(sizes: Gan) -> list[Target]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import get_args
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_density.networks.mlp import MLP
@@ -26,6 +28,21 @@ def build(training: Training, dimension: int, seed: int, context: int = 0) -> ML
     """The untrained network of a seed, of p(x | c) if there are ``context`` numbers in c."""
     generator = torch.Generator().manual_seed(seed)
     return MLP(dimension, **training.network.model_dump(), context=context, generator=generator)
+
+
+def members(
+    training: Training,
+    seeds: Sequence[int],
+    data: Float[Tensor, "n d"],
+    weightings: Sequence[Weighting] = ("likelihood",),
+    context: int = 0,
+) -> list[Member]:
+    """A network for each weighting and seed, the seeds running fastest; the last ``context`` columns of data are c."""
+    return [
+        Member(build(training, data.shape[1] - context, seed, context), PREDICTION, weighting, data, seed)
+        for weighting in weightings
+        for seed in seeds
+    ]
 
 
 def trained(members: Sequence[Member], training: Training, label: str, schedule: Schedule = SCHEDULE) -> MLP:

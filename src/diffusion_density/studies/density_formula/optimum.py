@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import brentq
-from scipy.special import gamma, zeta
+from scipy.special import gamma
 from scipy.stats import binom
 
 from diffusion_density.errors import InputError
@@ -132,22 +132,6 @@ def optimum(log_prob: Numbers, volumes: Numbers, weight: float, peak: float | No
     else:
         level, atom = LEAST, -excess(LEAST)
     return Optimum(math.exp(level + weight * highest), density(level), atom)
-
-
-def continuous_mass(dimension: int, weight: float) -> float:
-    """The mass of the optimum's density for N(0, I_d) with λ > 0: 1 up to the critical weight, the rest is an atom."""
-    if dimension <= 2:
-        return 1.0
-    half = dimension / 2
-    return min(1.0, float(weight**-half * zeta(half, 1 + 1 / weight)))
-
-
-def critical_weight(dimension: int) -> float:
-    """The λ beyond which the optimum for N(0, I_d) has an atom; infinite for d ≤ 2."""
-    if dimension <= 2:
-        return math.inf
-    half = dimension / 2
-    return float(brentq(lambda weight: weight**-half * zeta(half, 1 + 1 / weight) - 1, 1e-2 / dimension, 1e2))
 
 
 def distance(first: Float[np.ndarray, " k"], second: Float[np.ndarray, " k"]) -> float:

@@ -10,7 +10,7 @@ import torch
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.studies import stacks
 from diffusion_density.studies.density_formula import planar
-from diffusion_density.studies.density_formula.networks import PREDICTION, WEIGHTINGS, build, trained
+from diffusion_density.studies.density_formula.networks import WEIGHTINGS, members, trained
 from diffusion_density.studies.density_formula.sizes import Run
 from diffusion_density.training.stack import Member
 
@@ -19,11 +19,7 @@ def _members(run: Run, name: str) -> list[Member]:
     """One network for each weighting and seed, the seeds running fastest."""
     index = planar.NAMES.index(name)
     points = planar.law(name).sample(run.samples, generator=torch.Generator().manual_seed(index)).float()
-    return [
-        Member(build(run.training, 2, seed), PREDICTION, weighting, points, seed)
-        for weighting in WEIGHTINGS
-        for seed in run.seeds
-    ]
+    return members(run.training, run.seeds, points, WEIGHTINGS)
 
 
 def train(run: Run, out: Path) -> None:

@@ -25,6 +25,7 @@ from diffusion_density.tables import groups
 
 WANTED = 0.1  # nats
 DRAWS = 2000  # of the bootstrap
+ENDS = (0.025, 0.975)  # of a 95 % interval
 Squares = NDArray[np.float64]
 
 
@@ -47,7 +48,8 @@ def _ratios(variance: pd.DataFrame) -> Iterator[dict[str, object]]:
             picks = generator.integers(len(plain), size=(DRAWS, len(plain)))
             resampled = plain[picks].mean(1) / reduced[picks].mean(1)
             value = plain.mean() / reduced.mean()
-            yield _row("variance ratio", f"{target} {index}", dimension, throws, value, resampled, len(plain))
+            low, high = np.quantile(resampled, ENDS)
+            yield _row("variance ratio", f"{target} {index}", dimension, throws, value, low, high, len(plain))
             if "mixture" in target and dimension == 3:
                 draws.append(resampled)
                 values.append(value)
@@ -55,7 +57,8 @@ def _ratios(variance: pd.DataFrame) -> Iterator[dict[str, object]]:
             spread = np.stack(draws)
             which = generator.integers(len(values), size=(DRAWS, len(values)))
             medians = np.median(spread[which, np.arange(DRAWS)[:, None]], axis=1)
-            yield _row("variance ratio", "median mixture", 3, throws, np.median(values), medians, len(values))
+            low, high = np.quantile(medians, ENDS)
+            yield _row("variance ratio", "median mixture", 3, throws, np.median(values), low, high, len(values))
 
 
 def _squares(rows: pd.DataFrame, method: str) -> Squares:
@@ -63,9 +66,8 @@ def _squares(rows: pd.DataFrame, method: str) -> Squares:
 
 
 def _row(
-    finding: str, of: str, dimension: int, throws: int, value: float, resampled: Squares, n: int
+    finding: str, of: str, dimension: int, throws: int, value: float, low: float | None, high: float | None, n: int
 ) -> dict[str, object]:
-    low, high = np.quantile(resampled, [0.025, 0.975])
     return {
         "finding": finding,
         "of": of,
@@ -81,17 +83,7 @@ def _row(
 def _coverage(variance: pd.DataFrame) -> Iterator[dict[str, object]]:
     for (method, target, dimension, throws), rows in groups(variance, "method", "target", "dimension", "throws"):
         covered, n = int(rows.covered.sum()), int(rows.repeats.sum())
-        found = share(covered / n, n)
-        yield {
-            "finding": f"coverage of {method}",
-            "of": target,
-            "dimension": dimension,
-            "throws": throws,
-            "value": found.value,
-            "ci_low": found.low,
-            "ci_high": found.high,
-            "n": n,
-        }
+        yield _row(f"coverage of {method}", target, dimension, throws, *share(covered / n, n))
 
 
 def _decisions(table: pd.DataFrame) -> Iterator[dict[str, object]]:

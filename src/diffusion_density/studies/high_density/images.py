@@ -50,7 +50,7 @@ def measure(
         InputError: if the networks are of another run.
     """
     seed = run.seeds[0]
-    step, model = last(load(models, run, images, device), seed)
+    (_, step), model = last(load(models, run, images, device), seed)
     tables, sampled = [], {}
     groups = [*real_groups(images, sizes), *_sampled_groups(model, images, sizes, device)]
     for group, parameter, pictures in tqdm(groups, desc=name, unit="group"):

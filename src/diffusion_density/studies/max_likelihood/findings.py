@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from diffusion_density import artifacts, intervals
 from diffusion_density.tables import groups
@@ -33,12 +32,13 @@ def write(tables: Path, out: Path) -> None:
     curves, likelihood, variance, coders = (
         artifacts.read_csv(tables / f"{name}.csv") for name in ("curves", "likelihood", "variance", "coders")
     )
+    tuned = likelihood.run.str.startswith("finetuning-")
     rows = [
         *_ablations(curves[curves.run.str.startswith("ablation-")]),
         *_noise(variance),
-        *_dequantizations(likelihood[~likelihood.run.str.startswith("finetuning-")]),
-        *_fine_tuning(likelihood[likelihood.run.str.startswith("finetuning-")]),
-        *_estimators(likelihood[~likelihood.run.str.startswith("finetuning-")], coders),
+        *_dequantizations(likelihood[~tuned]),
+        *_fine_tuning(likelihood[tuned]),
+        *_estimators(likelihood[~tuned], coders),
     ]
     artifacts.write_csv(out, pd.DataFrame(rows, columns=COLUMNS))
 
@@ -121,17 +121,17 @@ def noise_of(rows: pd.DataFrame, batch: int) -> tuple[float, float]:
 def _dequantizations(likelihood: pd.DataFrame) -> Iterator[Row]:
     """Every dequantization against the truncated normal with one draw, on the same images."""
     flow = likelihood[likelihood.estimator == "flow"].assign(
-        how=lambda rows: rows.dequantization + np.where(rows.late_start, " late", "") + _weights(rows.draws)
+        how=lambda rows: (
+            rows.dequantization
+            + np.where(rows.late_start, " late", "")
+            + np.where(rows.draws > 1, " of " + rows.draws.astype(str) + " draws", "")
+        )
     )
     for dataset, part in groups(flow, "dataset"):
         table = part.pivot_table(index="image", columns="how", values="bits_per_dim")
         for how in table.columns.drop("truncated_normal"):
             paired = (table[how] - table["truncated_normal"]).dropna()
             yield _row("dequantization", dataset, how, "truncated_normal", "bits/dim", paired.tolist(), "images")
-
-
-def _weights(draws: pd.Series) -> NDArray[np.str_]:
-    return np.where(draws > 1, " of " + draws.astype(str) + " draws", "")
 
 
 def _fine_tuning(likelihood: pd.DataFrame) -> Iterator[Row]:
@@ -160,7 +160,7 @@ def _per_seed(rows: pd.DataFrame) -> pd.DataFrame:
 def _estimators(likelihood: pd.DataFrame, coders: pd.DataFrame) -> Iterator[Row]:
     """Bits/dim of every image set, the bound against the flow, and both against lossless coders."""
     plain = (likelihood.draws == 1) & ~likelihood.late_start
-    usual = likelihood[plain & likelihood.dequantization.isin(["truncated_normal"])]
+    usual = likelihood[plain & (likelihood.dequantization == "truncated_normal")]
     bounds = likelihood[likelihood.estimator == "bound"]
     for run, part in groups(pd.concat([usual, bounds]), "run"):
         dataset = part.dataset.iloc[0]
@@ -173,7 +173,6 @@ def _estimators(likelihood: pd.DataFrame, coders: pd.DataFrame) -> Iterator[Row]
                 yield _row("against a lossless coder", dataset, f"{run} {name}", coder, "bits/dim", paired, "images")
         gap = (table["bound"] - table["flow"]).dropna().tolist()
         if dataset in PUBLISHED and run.startswith("main-"):
-            yield _row(
-                "published bits/dim", dataset, "paper D", "", "bits/dim", [PUBLISHED[dataset]], "all test images"
-            )
+            published = [PUBLISHED[dataset]]
+            yield _row("published bits/dim", dataset, "paper D", "", "bits/dim", published, "all test images")
         yield _row("bound minus flow", dataset, f"{run} bound", f"{run} flow", "bits/dim", gap, "images")

@@ -8,7 +8,6 @@ had not finished.
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,7 +95,7 @@ def evaluate(
         InputError: if the networks are of another run, or were trained on other images.
     """
     found = load(models, run, images, device)
-    keys = sorted(found) if run.equal_compute else [(seed, last(found, seed)[0]) for seed in run.seeds]
+    keys = sorted(found) if run.equal_compute else [last(found, seed)[0] for seed in run.seeds]
     chosen = tests(evaluation)
     settings = {
         "run": run.model_dump(mode="json"),
@@ -133,7 +132,17 @@ def _shard(
 ) -> pd.DataFrame:
     """The rows of ``count`` images from ``first`` on."""
     result = _result(model, images, test, evaluation, device, first, count)
-    return pd.DataFrame([common | row for row in _rows(result, first)])
+    assert result.status is not None
+    rows = {
+        "of": result.of,
+        "kind": result.kind,
+        "image": range(first, first + count),
+        "bits_per_dim": result.value.tolist(),
+        "stderr_bits_per_dim": None if result.stderr is None else result.stderr.tolist(),
+        "network_evaluations": result.network_evaluations,
+        "status": result.status.tolist(),
+    }
+    return pd.DataFrame(common | rows)
 
 
 def _result(
@@ -156,18 +165,3 @@ def _result(
             "importance_weighted": test.draws > 1,
         }
     return bits_per_dim(model, images.test[first : first + count].to(device), **options)
-
-
-def _rows(result: LogDensity, first: int) -> Iterator[dict[str, Any]]:
-    assert result.status is not None
-    stderr = [None] * len(result.value) if result.stderr is None else result.stderr.tolist()
-    for i, (value, error, status) in enumerate(zip(result.value.tolist(), stderr, result.status.tolist(), strict=True)):
-        yield {
-            "of": result.of,
-            "kind": result.kind,
-            "image": first + i,
-            "bits_per_dim": value,
-            "stderr_bits_per_dim": error,
-            "network_evaluations": result.network_evaluations,
-            "status": status,
-        }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from diffusion_density.validation import checked
 GAMMA_MAX = 5.0  # sheet D, section 1.1
 
 Key = tuple[int, int]  # seed and step
+Network = TypeVar("Network")  # a model or its weights
 
 
 def schedule(arm: Arm, levels: int) -> LogLinear:
@@ -109,10 +111,10 @@ def _short(checksums: Mapping[str, str]) -> str:
     return ", ".join(value[:12] for value in checksums.values())
 
 
-def last(models: Mapping[Key, DiffusionModel], seed: int) -> tuple[int, DiffusionModel]:
-    """The step and the model that a seed ended with."""
-    step = max(step for of, step in models if of == seed)
-    return step, models[seed, step]
+def last(networks: Mapping[Key, Network], seed: int) -> tuple[Key, Network]:
+    """What a seed ended with."""
+    key = max(key for key in networks if key[0] == seed)
+    return key, networks[key]
 
 
 def columns(name: str, run: Run, seed: int, step: int) -> dict[str, str | int | float]:

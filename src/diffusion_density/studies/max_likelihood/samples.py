@@ -32,7 +32,7 @@ def draw(
         NumericalError: if a sample failed.
     """
     seed = run.seeds[0]
-    step, model = last(load(models, run, images, device), seed)
+    (_, step), model = last(load(models, run, images, device), seed)
     generator = torch.Generator(device).manual_seed(_SEED)
     tolerance = settings.tolerance
     drawn = sample_flow(

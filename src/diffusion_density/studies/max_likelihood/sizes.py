@@ -135,10 +135,8 @@ class MaxLikelihoodSizes(Strict):
             arm = Arm(prediction=prediction, path="vp", times="importance")
             runs[f"predictions-{prediction}"] = Run(arm=arm, **settings)
         for weight in (0.0, *self.finetuning.trace_weights):
-            second = SecondOrder.model_construct(
-                trace_weight=weight, steps=self.finetuning.steps, learning_rate=self.finetuning.learning_rate
-            )
-            tuned = _tuned(self.reference, runs[self.reference], second)
+            steps, rate = self.finetuning.steps, self.finetuning.learning_rate
+            tuned = _tuned(self.reference, runs[self.reference], weight, steps, rate)
             runs[f"finetuning-{weight:g}"] = tuned.model_copy(update={"equal_compute": weight == 0})
         return runs
 
@@ -154,7 +152,7 @@ class MaxLikelihoodSizes(Strict):
         )
         runs = {f"main-{slug}": first}
         if main.second_order:
-            runs[f"tuned-{slug}"] = _tuned(f"main-{slug}", first, main.second_order)
+            runs[f"tuned-{slug}"] = _tuned(f"main-{slug}", first, **dict(main.second_order))
         return runs
 
     @property
@@ -178,12 +176,12 @@ class MaxLikelihoodSizes(Strict):
         }
 
 
-def _tuned(origin: str, run: Run, second: SecondOrder) -> Run:
+def _tuned(origin: str, run: Run, trace_weight: float, steps: int, learning_rate: float) -> Run:
     """The run that goes on from another with the trace term."""
     changed = {
-        "optimiser": run.optimiser.model_copy(update={"learning_rate": second.learning_rate}),
-        "snapshots": (second.steps,),
-        "trace_weight": second.trace_weight,
+        "optimiser": run.optimiser.model_copy(update={"learning_rate": learning_rate}),
+        "snapshots": (steps,),
+        "trace_weight": trace_weight,
         "origin": origin,
     }
     return run.model_copy(update=changed)

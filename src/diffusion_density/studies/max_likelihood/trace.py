@@ -44,7 +44,7 @@ def measure(runs: dict[str, tuple[Run, Path]], trace: Trace, images: ImageSet, o
         times = wanted.throw(quantiles)[0].tolist()
         models = load(file, run, images, device)
         if run.origin is None:
-            models = {(seed, (found := last(models, seed))[0]): found[1] for seed in run.seeds}
+            models = dict(last(models, seed) for seed in run.seeds)
         for (seed, step), model in tqdm(models.items(), desc=name, unit="network", mininterval=1):
             for s in times:
                 misses = miss(model, wanted, x, noise, s) / x[0].numel()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffusion_density import artifacts
 from diffusion_density.data.images import ImageSet
 from diffusion_density.studies.max_likelihood.jobs import Run
-from diffusion_density.studies.max_likelihood.models import Key, build, load_weights, objective, save
+from diffusion_density.studies.max_likelihood.models import Key, build, last, load_weights, objective, save
 from diffusion_density.training.cost import step_flops
 from diffusion_density.training.devices import Devices, in_first
 from diffusion_density.training.flow_matching import FlowMatching
@@ -67,14 +67,14 @@ def train(
     for seed in run.seeds:
         network = build(run, images, seed)
         if started is not None:
-            network.load_state_dict(started[max(key for key in started if key[0] == seed)])
+            network.load_state_dict(last(started, seed)[1])
         snapshots = snapshot_steps(run, images, network)
         kept = folder / f"seed-{seed}"
         trained = train_images(
             network,
             images,
             objective(run, images.levels),
-            _settings(run, snapshots[-1], seed, bfloat16),
+            ImageTraining(steps=snapshots[-1], seed=seed, bfloat16=bfloat16, **run.optimiser.model_dump()),
             kept,
             devices=devices,
             micro_batch=micro_batch,
@@ -107,10 +107,6 @@ def second_order_cost(run: Run, images: ImageSet, network: nn.Module) -> float:
     path = objective(run, images.levels).schedule
     first, second = (FlowMatching(path, run.arm.prediction, run.arm.times, weight) for weight in (0.0, 1.0))
     return step_flops(network, second, images.shape) / step_flops(network, first, images.shape)
-
-
-def _settings(run: Run, steps: int, seed: int, bfloat16: bool) -> ImageTraining:
-    return ImageTraining(steps=steps, seed=seed, bfloat16=bfloat16, **run.optimiser.model_dump())
 
 
 def _snapshot(folder: Path, step: int) -> Path:

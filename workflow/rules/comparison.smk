@@ -143,13 +143,10 @@ rule comparison_findings:
         mem_mb=500,
         runtime=5,
     params:
-        variance=lambda wildcards, input: " ".join(
-            f"--variance {table}" for table in input.variance
-        ),
         code=sources_hash(f"{COMPARISON_MODULE}.findings"),
     shell:
         "python -m diffusion_density comparison findings --estimators {input.estimators}"
-        " {params.variance} --findings {output.findings} --decision {output.decision} 2>&1 | tee {log}"
+        " $(printf -- ' --variance %s' {input.variance}) --findings {output.findings} --decision {output.decision} 2>&1 | tee {log}"
 
 
 localrules:

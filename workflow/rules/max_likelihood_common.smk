@@ -71,11 +71,7 @@ def ml_spec(wildcards):
 
 def ml_origin(wildcards):
     origin = ML_RUNS[wildcards.run].origin
-    return (
-        [f"results/{wildcards.scale}/max_likelihood/models/{origin}.safetensors"]
-        if origin
-        else []
-    )
+    return expand(ml_models([origin] if origin else []), scale=wildcards.scale)
 
 
 def ml_origin_options(wildcards, input):
@@ -88,7 +84,7 @@ def ml_origin_options(wildcards, input):
 
 def ml_options(runs):
     """What names runs, their settings and their networks on a command line."""
-    files = [file.format(scale=CONFIG.scale) for file in ml_models(runs)]
+    files = expand(ml_models(runs), scale=CONFIG.scale)
     specs = [shlex.quote(ML_RUNS[run].model_dump_json()) for run in runs]
     pairs = zip(specs, files, strict=True)
     return " ".join(
@@ -101,10 +97,7 @@ def ml_group_options(wildcards):
 
 
 def ml_group_models(wildcards):
-    return [
-        file.format(scale=wildcards.scale)
-        for file in ml_models(ML_GROUPS[wildcards.group])
-    ]
+    return expand(ml_models(ML_GROUPS[wildcards.group]), scale=wildcards.scale)
 
 
 def ml_models(runs):

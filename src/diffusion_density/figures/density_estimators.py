@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -120,7 +121,7 @@ def compute_grid(tables: Path) -> Figure:
         for index, count in enumerate(throws):
             part = table[(table.throws == count) & (table.prediction == arm)]
             means = summarise(part, ["training_evaluations"], "kl_nats")
-            shade = _shade(index, len(throws))
+            shade = colormaps["viridis"](0.92 * index / max(1, len(throws) - 1))
             curve(axis, means["training_evaluations"], means, color=shade, marker="o", label=f"{count}")
         axis.set(title=title, xscale="log", yscale="log", xlabel="training cost $N n_t n_{ep}$ (network evaluations)")
         plain_log_ticks(axis, "y", [0.03, 0.1, 0.3, 1])
@@ -216,12 +217,6 @@ def _legend(figure: Figure, more: list[Line2D]) -> None:
     lines = [Line2D([], [], color=GREY, linestyle=line, marker=marker, mfc="w", label=label)
              for label, line, marker in ESTIMATORS.values()]  # fmt: skip
     figure.legend(handles=[*arms, *lines, *more], loc="outside upper center", ncols=3)
-
-
-def _shade(index: int, count: int) -> tuple[float, float, float, float]:
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.92 * index / max(1, count - 1))
 
 
 FIGURES: dict[str, Callable[[Path], Figure]] = {

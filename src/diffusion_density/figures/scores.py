@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusion_density.figures.comparison import STYLES
@@ -37,8 +36,12 @@ def scores(table: pd.DataFrame) -> Figure:
     for place, name in enumerate(names):
         rows = table[table.estimator == name]
         shift = SPREAD * ((place + 0.5) / len(names) - 0.5)
-        low, high = (rows[f"ci_{end}_{unit}"].to_numpy(dtype=float) for end in ("low", "high"))
-        _marks(every, name, rank + shift, rows[value].to_numpy(dtype=float), low, high)
+        _, colour, _, marker = LOOKS[name]
+        y, low, high = rows[[value, f"ci_low_{unit}", f"ci_high_{unit}"]].to_numpy(dtype=float).T
+        ends = np.nan_to_num(np.abs(np.array([y - low, high - y])))
+        every.errorbar(
+            rank + shift, y, yerr=ends, color=colour, ls="none", marker=marker, mfc="w", ms=3.5, elinewidth=0.7
+        )
     every.set(xlabel=f"{index}, by rank", ylabel=label)
     for place, row in enumerate(records(means)):
         text, colour, _, marker = LOOKS[str(row.estimator)]
@@ -59,9 +62,3 @@ def scores(table: pd.DataFrame) -> Figure:
     mean.spines["left"].set_visible(False)
     every.annotate("bars: 95 % intervals", (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=6.5, color=GREY)
     return figure
-
-
-def _marks(axis: Axes, name: str, x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    _, colour, _, marker = LOOKS[name]
-    ends = np.nan_to_num(np.abs(np.array([y - low, high - y])))
-    axis.errorbar(x, y, yerr=ends, color=colour, ls="none", marker=marker, mfc="w", ms=3.5, elinewidth=0.7)

@@ -1,4 +1,4 @@
-"""Laws of several studies: the mixture in one dimension that papers B and C's sheets compute with, normal laws."""
+"""Laws that several jobs compute with: the mixture in one dimension of papers B and C's sheets, and normal laws."""
 
 import torch
 

@@ -63,9 +63,8 @@ def pictures(
         from diffusion_density.data.images import load
         from diffusion_density.studies.comparison.pictures import measure
 
-        measure(
-            of, sizes, load(of.dataset, data_dir, download=False), models, estimators, variance, device=device(gpus)
-        )
+        images = load(of.dataset, data_dir, download=False)
+        measure(of, sizes, images, models, estimators, variance, device=device(gpus))
 
 
 @verbs.command()

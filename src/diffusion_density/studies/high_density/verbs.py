@@ -43,16 +43,8 @@ def images(
         from diffusion_density.data.images import load
         from diffusion_density.studies.high_density.images import measure
 
-        measure(
-            name,
-            trained,
-            sizes,
-            load(trained.dataset, data_dir, download=False),
-            models,
-            out,
-            grid,
-            device=device(gpus),
-        )
+        found = load(trained.dataset, data_dir, download=False)
+        measure(name, trained, sizes, found, models, out, grid, device=device(gpus))
 
 
 @verbs.command()

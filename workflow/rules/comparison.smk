@@ -12,33 +12,6 @@ rule comparison:
         ),
 
 
-for experiment, tables in COMPARISON_EXPERIMENTS.items():
-
-    rule:
-        name:
-            f"comparison_{experiment}"
-        output:
-            expand("results/{{scale}}/comparison/tables/{table}.csv", table=tables),
-        log:
-            f"logs/{{scale}}/comparison/{experiment}.log",
-        benchmark:
-            f"logs/{{scale}}/comparison/{experiment}.tsv"
-        priority: 100  # a minute each: not to be left alone at the end
-        threads: 1
-        resources:
-            gpu=0,
-            mem_mb=by_scale(1000, 2000, 8000),
-            runtime=by_scale(5, 10, 600),
-        params:
-            experiment=experiment,
-            spec=COMPARISON_JOBS[experiment].model_dump_json(),
-            code=sources_hash(f"{COMPARISON_MODULE}.{experiment}"),
-        shell:
-            "python -m diffusion_density comparison experiment {params.experiment}"
-            " --spec {params.spec:q} $(printf -- ' --out %s' {output})"
-            " --threads {threads} 2>&1 | tee {log}"
-
-
 rule comparison_trained:
     input:
         dataset=rules.density_estimators_timing.input.dataset,

@@ -16,34 +16,6 @@ rule density_formula:
         ),
 
 
-for experiment, tables in FORMULA_EXPERIMENTS.items():
-
-    rule:
-        name:
-            f"density_formula_{experiment}"
-        output:
-            expand("results/{{scale}}/density_formula/tables/{table}.csv", table=tables),
-        log:
-            f"logs/{{scale}}/density_formula/{experiment}.log",
-        benchmark:
-            f"logs/{{scale}}/density_formula/{experiment}.tsv"
-        # The longest first.
-        priority: 100 if experiment == "gan" else 0
-        threads: 1
-        resources:
-            gpu=0,
-            mem_mb=by_scale(1000, 2000, 4000),
-            runtime=by_scale(5, 10, 120),
-        params:
-            experiment=experiment,
-            spec=FORMULA_JOBS[experiment].model_dump_json(),
-            code=sources_hash(f"{FORMULA_MODULE}.{experiment}"),
-        shell:
-            "python -m diffusion_density density-formula experiment {params.experiment}"
-            " --spec {params.spec:q} $(printf -- ' --out %s' {output})"
-            " --threads {threads} 2>&1 | tee {log}"
-
-
 rule density_formula_train:
     output:
         "results/{scale}/density_formula/models/{network}.safetensors",

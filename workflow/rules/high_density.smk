@@ -14,32 +14,6 @@ rule high_density:
         ),
 
 
-for experiment, tables in HIGH_EXPERIMENTS.items():
-
-    rule:
-        name:
-            f"high_density_{experiment}"
-        output:
-            expand("results/{{scale}}/high_density/tables/{table}.csv", table=tables),
-        log:
-            f"logs/{{scale}}/high_density/{experiment}.log",
-        benchmark:
-            f"logs/{{scale}}/high_density/{experiment}.tsv"
-        threads: 1
-        resources:
-            gpu=0,
-            mem_mb=by_scale(1000, 2000, 4000),
-            runtime=by_scale(5, 10, 120),
-        params:
-            experiment=experiment,
-            spec=getattr(HIGH_SIZES, experiment).model_dump_json(),
-            code=sources_hash(f"{HIGH_MODULE}.{experiment}"),
-        shell:
-            "python -m diffusion_density high-density experiment {params.experiment}"
-            " --spec {params.spec:q} $(printf -- ' --out %s' {output})"
-            " --threads {threads} 2>&1 | tee {log}"
-
-
 rule high_density_images:
     input:
         models="results/{scale}/max_likelihood/models/{run}.safetensors",

@@ -30,7 +30,8 @@ def bits_per_dim(tables: Path) -> Figure:
     """Bits/dim of every image set by both estimators, beside lossless coders and published values."""
     found = read_csv(tables / "findings.csv")
     values = found[found.finding == "bits/dim"]
-    runs = sorted({str(name).rpartition(" ")[0] for name in values.of}, key=lambda run: run.startswith("ablation"))
+    named = dict.fromkeys(str(name).rpartition(" ")[0] for name in values.of)  # in the table's order
+    runs = sorted(named, key=lambda run: run.startswith("ablation"))
     coders = read_csv(tables / "coders.csv")
     figure, axes = canvas(len(runs), height=2.1, columns=3 if len(runs) < 4 else 2)
     for axis, run in zip(axes, runs, strict=True):

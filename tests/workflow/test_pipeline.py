@@ -35,12 +35,12 @@ Finished = tuple[Repository, dict[str, int]]
 
 
 def results(repository: Repository, study: str = STUDY) -> dict[str, Path]:
-    """The results of a study by name, without provenance."""
+    """The results of a study by name, without provenance, and without what a killed job was just writing."""
     files = (repository.path / study).rglob("*")
     return {
         path.relative_to(repository.path / study).as_posix(): path
         for path in files
-        if path.is_file() and not path.name.endswith(".provenance.json")
+        if path.is_file() and not path.name.endswith(".provenance.json") and not path.name.startswith(".")
     }
 
 

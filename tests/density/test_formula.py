@@ -16,7 +16,7 @@ import diffusion_density as dd
 from diffusion_density import discrete_schedules
 from diffusion_density.broadcasting import per_row
 from diffusion_density.density.formula import Rule, expectation, formula, squared_errors, time_nodes
-from diffusion_density.density.formula_gap import predicted_gap_1d
+from diffusion_density.density.formula_gap import predicted_gap
 from diffusion_density.density.path_integral import ROWS
 from diffusion_density.errors import InputError
 from diffusion_density.mixtures import ExactModel, GaussianMixture
@@ -188,7 +188,7 @@ def test_the_predicted_gap(name: str, steps: int) -> None:
     found = errors(name, steps)
     gap = mean_over(sheet(), found["sum"][len(POINTS) :])
     truncation = mean_over(sheet(), found["start"][len(POINTS) :])
-    predicted = predicted_gap_1d(sheet(), getattr(discrete_schedules, name)(steps))
+    predicted = predicted_gap(sheet(), getattr(discrete_schedules, name)(steps))
     assert gap > 0
     assert gap - truncation == pytest.approx(predicted.sharp, rel=0.01)
     if name in ("paper", "uniform_log_snr"):

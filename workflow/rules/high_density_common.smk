@@ -17,6 +17,6 @@ HIGH_FIGURES = {
     "modes": ["modes", "mode_densities"],
     "guidance": ["guidance"],
     "cost": ["cost"],
-    "images": ["images"],
+    "images": ["images", "image_findings"],
     "pictures": ["images"],
 }

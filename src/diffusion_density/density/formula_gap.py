@@ -15,61 +15,31 @@ the first of them an equality for normal data. Neither holds the truncation at �
 is the other part of E[log p(x) − sum(x)].
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffusion_density.batching import ROWS
-from diffusion_density.broadcasting import per_row
 from diffusion_density.errors import InputError
 from diffusion_density.mixtures import GaussianMixture
 from diffusion_density.schedules import Discrete
 
 
-@dataclass(frozen=True)
-class Gap:
-    """Predictions of the mean gap of the sum in nats, with the standard errors of their draws.
+class Gap(NamedTuple):
+    """Predictions of the mean gap of the sum in nats.
 
     Attributes:
         quadratic: ¼ Σ E ‖L_t‖², above the gap where l is not small.
         sharp: ½ Σ E Σ (l − log(1 + l)).
-        quadratic_stderr: 0 where nothing is random.
-        sharp_stderr: 0 where nothing is random.
     """
 
     quadratic: float
     sharp: float
-    quadratic_stderr: float = 0.0
-    sharp_stderr: float = 0.0
 
 
-def predicted_gap(mixture: GaussianMixture, schedule: Discrete, *, draws: int, generator: torch.Generator) -> Gap:
-    """The predicted mean gap on a chain, in any dimension, by draws of x_t that are independent at every step.
-
-    Args:
-        mixture: the data.
-        schedule: the chain.
-        draws: of x_t at each step t = 2 … T, at least 2.
-        generator: draws them.
-
-    Raises:
-        InputError: for fewer than 2 draws.
-    """
-    if draws < 2:
-        raise InputError(f"predicted_gap: draws must be at least 2, got {draws}")
-    s = schedule.steps[1:].repeat_interleave(draws)
-    x = mixture.sample(len(s), generator=generator)
-    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    y = per_row(schedule.alpha(s), x) * x + per_row(schedule.sigma(s), x) * noise
-    terms = _terms(mixture, schedule, y.unflatten(0, (-1, draws)))
-    errors = (terms.var(2) / draws).sum(1).sqrt()
-    return Gap(*terms.mean(2).sum(1).tolist(), *errors.tolist())
-
-
-def predicted_gap_1d(mixture: GaussianMixture, schedule: Discrete, *, points: int = 40) -> Gap:
+def predicted_gap(mixture: GaussianMixture, schedule: Discrete, *, points: int = 40) -> Gap:
     """The predicted mean gap on a chain in one dimension, by Gauss–Hermite over every component of p_t.
 
     Args:
@@ -82,7 +52,12 @@ def predicted_gap_1d(mixture: GaussianMixture, schedule: Discrete, *, points: in
     """
     s = schedule.steps[1:]
     y, weight = mixture_nodes(mixture, schedule.alpha(s), schedule.sigma(s), points)
-    return Gap(*(_terms(mixture, schedule, y[..., None]) @ weight).sum(1).tolist())
+    falls = -schedule.log_snr_steps.exp().diff()
+    with torch.inference_mode():
+        covariance = mixture.diffused(schedule).posterior_covariance(y.reshape(-1, 1), s.repeat_interleave(y.shape[1]))
+        eigenvalue = falls[:, None] * covariance.reshape(y.shape)
+        terms = torch.stack([0.25 * eigenvalue.square(), 0.5 * (eigenvalue - eigenvalue.log1p())])
+    return Gap(*(terms @ weight).sum(1).tolist())
 
 
 def mixture_nodes(
@@ -104,17 +79,3 @@ def mixture_nodes(
     scales = (alpha.square()[:, None] * mixture.eigenvalues[:, 0] + sigma.square()[:, None]).sqrt()
     y = centres[..., None] + scales[..., None] * place
     return y.flatten(1), (mixture.weights[:, None] * weight / weight.sum()).flatten()
-
-
-def _terms(mixture: GaussianMixture, schedule: Discrete, y: Float[Tensor, "t n d"]) -> Float[Tensor, "2 t n"]:
-    """What a point x_t adds to the quadratic and to the sharp prediction, for n points at every step t = 2 … T."""
-    exact, dimension = mixture.diffused(schedule), y.shape[2]
-    falls = -schedule.log_snr_steps.exp().diff()
-    rows = (y.flatten(0, 1), *(values.repeat_interleave(y.shape[1]) for values in (schedule.steps[1:], falls)))
-    parts = []
-    with torch.inference_mode():
-        for x, s, fall in zip(*(values.split(max(1, ROWS // dimension**2)) for values in rows), strict=True):
-            eigenvalues = fall[:, None] * torch.linalg.eigvalsh(exact.posterior_covariance(x, s))
-            square, sharp = eigenvalues.square().sum(1), (eigenvalues - eigenvalues.log1p()).sum(1)
-            parts.append(torch.stack([0.25 * square, 0.5 * sharp]))
-    return torch.cat(parts, dim=1).unflatten(1, y.shape[:2])

@@ -6,7 +6,6 @@ network's flow in double precision, with a trace by several probes: an exact one
 Their error is part of every difference.
 """
 
-import copy
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from diffusion_density.model import DiffusionModel
 from diffusion_density.studies.comparison.estimators import SEED, score
 from diffusion_density.studies.comparison.sizes import Pictures
 from diffusion_density.studies.comparison.variance import compare, long_run
+from diffusion_density.studies.double import in_double
 from diffusion_density.studies.max_likelihood.jobs import Run
 from diffusion_density.studies.max_likelihood.models import last, load
 
@@ -56,10 +56,8 @@ def measure(
 
 def reference(model: DiffusionModel, x: Tensor, probes: int) -> Tensor:
     """(B,) log p of the flow in nats, in double precision."""
-    assert isinstance(model.network, torch.nn.Module)
-    fine = DiffusionModel(copy.deepcopy(model.network).double(), model.schedule, model.prediction)
     return flow(
-        fine,
+        in_double(model),
         x.double(),
         rtol=TOLERANCE,
         atol=TOLERANCE,

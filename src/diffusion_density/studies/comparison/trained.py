@@ -19,6 +19,7 @@ from diffusion_density.studies.comparison.variance import compare, long_run
 from diffusion_density.studies.density_estimators import dataset as data
 from diffusion_density.studies.density_estimators.models import load
 from diffusion_density.studies.density_estimators.sizes import TrainingRun
+from diffusion_density.studies.double import in_double
 
 TOLERANCE = 1e-8
 LONG = 64  # times the throws of the variance, for what the path integral tends to
@@ -31,9 +32,7 @@ def measure(sizes: Trained, run: TrainingRun, dataset: Path, models: Path, estim
         InputError: if a file does not fit the run.
     """
     mixtures, _ = data.load(dataset, run)
-    trained = load(models, run)[-1].model(0)
-    assert isinstance(trained.network, torch.nn.Module)
-    model = DiffusionModel(trained.network.double(), trained.schedule, trained.prediction)
+    model = in_double(load(models, run)[-1].model(0))
     x = mixtures[0].sample(sizes.points, generator=torch.Generator().manual_seed(SEED))
     labels: dict[str, object] = {"target": "trained network", "dimension": run.dimension}
     table = score(model, x, reference(model, x), partial(reference, model), sizes.budgets, labels)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from diffusion_density.provenance import recording
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.comparison.sizes import EXPERIMENTS, Pictures, Trained
 from diffusion_density.studies.density_estimators.sizes import TrainingRun
@@ -75,7 +76,7 @@ def findings(
     decision: Annotated[Path, typer.Option(help="The decision table to write.")],
 ) -> None:
     """Judge the estimators from all tables."""
-    with job([findings, decision], {"tables": [str(path) for path in [*estimators, *variance]]}):
+    with recording([findings, decision], settings={"tables": [str(path) for path in [*estimators, *variance]]}):
         from diffusion_density.studies.comparison.findings import write
 
         write(estimators, variance, findings, decision)

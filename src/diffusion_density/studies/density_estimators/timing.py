@@ -7,7 +7,6 @@ error is that against the estimator's own limit (a double-precision solve at a t
 which is unbiased for its limit, its standard error).
 """
 
-import copy
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,10 +21,11 @@ from diffusion_density import artifacts
 from diffusion_density.density.flow import flow
 from diffusion_density.density.path_integral import path_integral
 from diffusion_density.density.result import LogDensity
-from diffusion_density.model import DiffusionModel, Model
+from diffusion_density.model import Model
 from diffusion_density.studies.density_estimators import dataset as data
 from diffusion_density.studies.density_estimators.models import SCHEDULE, load
 from diffusion_density.studies.density_estimators.sizes import Timing, TrainingRun
+from diffusion_density.studies.double import in_double
 
 TOLERANCE = 1e-5  # of the timed solves
 REFERENCE = 1e-9  # of the solve that stands for the limit
@@ -46,18 +46,11 @@ def measure(timing: Timing, run: TrainingRun, dataset: Path, models: Path, secon
     x = mixtures[0].sample(timing.batch, generator=generator, dtype=torch.float32)
     truth = mixtures[0].log_prob(x.double())
     artifacts.write_csv(seconds, pd.DataFrame(_seconds(trained, x, timing, generator)))
-    fine = _double(trained)
+    fine = in_double(trained)
     limit = flow(fine, x.double(), rtol=REFERENCE, atol=REFERENCE).value
     rows = _tradeoff("exact", exact, exact, x, truth, truth, timing, generator)
     rows += _tradeoff("trained", trained, fine, x, limit, None, timing, generator)
     artifacts.write_csv(tradeoff, pd.DataFrame(rows))
-
-
-def _double(model: DiffusionModel) -> Model:
-    """The model evaluated in double precision, so that rounding does not stop a fine solve."""
-    assert isinstance(model.network, torch.nn.Module)
-    network = copy.deepcopy(model.network).double()
-    return DiffusionModel(network, model.schedule, model.prediction, model.prior)
 
 
 def _timed(estimate: Estimate, points: Tensor) -> tuple[LogDensity, float]:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from diffusion_density import artifacts, discrete_schedules
 from diffusion_density.batching import ROWS
 from diffusion_density.density.formula import Rule, expectation, time_nodes
-from diffusion_density.density.formula_gap import mixture_nodes, predicted_gap_1d
+from diffusion_density.density.formula_gap import mixture_nodes, predicted_gap
 from diffusion_density.mixtures import ExactModel
 from diffusion_density.schedules import Discrete
 from diffusion_density.studies.density_formula.sizes import Discretisation
@@ -70,7 +70,7 @@ def _rows(name: str, steps: int) -> list[dict[str, object]]:
     start, end = (weight @ exact.log_prob(y[[step]].T, times[step]) for step in (0, -1))
     noise = _noise(exact, y.reshape(-1, 1), times.repeat_interleave(len(weight))).reshape(y.shape)
     errors = 1 - noise.square() @ weight
-    predicted, truncation = predicted_gap_1d(mixture, schedule), (data - start).item()
+    predicted, truncation = predicted_gap(mixture, schedule), (data - start).item()
     points = torch.tensor(POINTS, dtype=torch.float64)[:, None]
     entropy = 0.5 * (1 + math.log(2 * math.pi * schedule.at(schedule.s_max)[1] ** 2))
     rows = []

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from diffusion_density.provenance import recording
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.high_density.sizes import EXPERIMENTS, Images
 from diffusion_density.studies.job import DataDir, Gpus, Out, RunSpec, Spec, Tables, Threads, device, job
@@ -50,7 +51,7 @@ def images(
 @verbs.command()
 def findings(images: Annotated[Path, typer.Argument(help="The table of all scored images.")], out: Out) -> None:
     """Judge paper C's claims of images from their table."""
-    with job([out], {"images": str(images)}):
+    with recording([out], settings={"images": str(images)}):
         from diffusion_density.studies.high_density.findings import measure
 
         measure(images, out)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from diffusion_density.errors import InputError
+from diffusion_density.provenance import recording
 from diffusion_density.studies.fields import Strict
 from diffusion_density.studies.job import DataDir, Gpus, Out, RunSpec, Setting, Threads, device, job
 from diffusion_density.studies.max_likelihood.jobs import Curve, Evaluation, Run, Samples, Trace, Variance
@@ -231,7 +232,7 @@ def findings(
     out: Out,
 ) -> None:
     """Judge the paper's claims: effects with intervals, from the tables."""
-    with job([out], {}):
+    with recording([out], settings={}):
         from diffusion_density.studies.max_likelihood.findings import write
 
         write(tables, out)

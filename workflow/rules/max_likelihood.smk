@@ -129,30 +129,35 @@ rule max_likelihood_train:
         " --threads {threads} 2>&1 | tee {log}"
 
 
-rule max_likelihood_curves:
-    input:
-        models=ml_group_models,
-    output:
-        "results/{scale}/max_likelihood/tables/curves/{group}.csv",
-    log:
-        "logs/{scale}/max_likelihood/curves/{group}.log",
-    benchmark:
-        "logs/{scale}/max_likelihood/curves/{group}.tsv"
-    threads: 1
-    resources:
-        gpu=GPU,
-        gpu_model=GPU_MODEL,
-        mem_mb=by_scale(1500, 3000, 16000),
-        runtime=by_scale(5, 20, 600),
-    params:
-        runs=ml_group_options,
-        curve=ML.curve.model_dump_json(),
-        data_dir=CONFIG.data_dir,
-        code=sources_hash(f"{ML_MODULE}.curves"),
-    shell:
-        "python -m diffusion_density max-likelihood curves {params.runs}"
-        " --curve {params.curve:q} --data-dir {params.data_dir:q}"
-        " --gpus {resources.gpu} --out {output} --threads {threads} 2>&1 | tee {log}"
+for what, (table, runs, sizes) in ML_EXAMINATIONS.items():
+
+    rule:
+        name:
+            f"max_likelihood_{what}"
+        input:
+            models=ml_several_models(runs),
+        output:
+            ml_table(table),
+        log:
+            f"logs/{{scale}}/max_likelihood/{table}.log",
+        benchmark:
+            f"logs/{{scale}}/max_likelihood/{table}.tsv"
+        threads: 1
+        resources:
+            gpu=GPU,
+            gpu_model=GPU_MODEL,
+            mem_mb=by_scale(1500, 3000, 16000),
+            runtime=by_scale(5, 20, 600),
+        params:
+            what=what,
+            runs=ml_several_options(runs),
+            sizes=sizes.model_dump_json(),
+            data_dir=CONFIG.data_dir,
+            code=sources_hash(f"{ML_MODULE}.{what}"),
+        shell:
+            "python -m diffusion_density max-likelihood examine {params.what} {params.runs}"
+            " --sizes {params.sizes:q} --data-dir {params.data_dir:q}"
+            " --gpus {resources.gpu} --out {output} --threads {threads} 2>&1 | tee {log}"
 
 
 rule max_likelihood_likelihood:
@@ -210,58 +215,6 @@ rule max_likelihood_samples:
         "python -m diffusion_density max-likelihood samples {wildcards.run} --spec {params.spec:q}"
         " --samples {params.samples:q} --models {input.models} --data-dir {params.data_dir:q}"
         " --grid {output.grid} --gpus {resources.gpu} --out {output.table} --threads {threads} 2>&1 | tee {log}"
-
-
-rule max_likelihood_variance:
-    input:
-        models=ml_models(ML_NOISE),
-    output:
-        ml_table("variance"),
-    log:
-        "logs/{scale}/max_likelihood/variance.log",
-    benchmark:
-        "logs/{scale}/max_likelihood/variance.tsv"
-    threads: 1
-    resources:
-        gpu=GPU,
-        gpu_model=GPU_MODEL,
-        mem_mb=by_scale(1500, 3000, 16000),
-        runtime=by_scale(5, 20, 600),
-    params:
-        runs=ml_options(ML_NOISE),
-        variance=ML.variance.model_dump_json(),
-        data_dir=CONFIG.data_dir,
-        code=sources_hash(f"{ML_MODULE}.variance"),
-    shell:
-        "python -m diffusion_density max-likelihood variance {params.runs}"
-        " --variance {params.variance:q} --data-dir {params.data_dir:q}"
-        " --gpus {resources.gpu} --out {output} --threads {threads} 2>&1 | tee {log}"
-
-
-rule max_likelihood_trace:
-    input:
-        models=ml_models(ML_FINETUNED),
-    output:
-        ml_table("trace"),
-    log:
-        "logs/{scale}/max_likelihood/trace.log",
-    benchmark:
-        "logs/{scale}/max_likelihood/trace.tsv"
-    threads: 1
-    resources:
-        gpu=GPU,
-        gpu_model=GPU_MODEL,
-        mem_mb=by_scale(1500, 3000, 16000),
-        runtime=by_scale(5, 20, 600),
-    params:
-        runs=ml_options(ML_FINETUNED),
-        trace=ML.trace.model_dump_json(),
-        data_dir=CONFIG.data_dir,
-        code=sources_hash(f"{ML_MODULE}.trace"),
-    shell:
-        "python -m diffusion_density max-likelihood trace {params.runs}"
-        " --trace {params.trace:q} --data-dir {params.data_dir:q}"
-        " --gpus {resources.gpu} --out {output} --threads {threads} 2>&1 | tee {log}"
 
 
 rule max_likelihood_gaps:

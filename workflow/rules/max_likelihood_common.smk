@@ -28,6 +28,16 @@ ML_GROUPS = {
     group: [run for run in ML_RUNS if run.startswith(f"{group}-")]
     for group in ("ablation", "predictions")
 }
+# What several runs are measured on: the table, the runs and the sizes.
+ML_EXAMINATIONS = {
+    "curves": (
+        "curves/{group}",
+        lambda wildcards: ML_GROUPS[wildcards.group],
+        ML.curve,
+    ),
+    "variance": ("variance", lambda wildcards: ML_NOISE, ML.variance),
+    "trace": ("trace", lambda wildcards: ML_FINETUNED, ML.trace),
+}
 # Tables made of parts, by the runs or sets that the parts are of.
 ML_PARTS = {
     "curves": list(ML_GROUPS),
@@ -82,28 +92,31 @@ def ml_origin_options(wildcards, input):
     return f"--origin {input.origin} --origin-spec {shlex.quote(spec)}"
 
 
-def ml_options(runs):
-    """What names runs, their settings and their networks on a command line."""
-    files = expand(ml_models(runs), scale=CONFIG.scale)
-    specs = [shlex.quote(ML_RUNS[run].model_dump_json()) for run in runs]
-    pairs = zip(specs, files, strict=True)
-    return " ".join(
-        [*runs, *(f"--spec {spec} --models {file}" for spec, file in pairs)]
-    )
-
-
-def ml_group_options(wildcards):
-    return ml_options(ML_GROUPS[wildcards.group])
-
-
-def ml_group_models(wildcards):
-    return expand(ml_models(ML_GROUPS[wildcards.group]), scale=wildcards.scale)
-
-
 def ml_models(runs):
     return [
         f"results/{{scale}}/max_likelihood/models/{run}.safetensors" for run in runs
     ]
+
+
+def ml_several_models(runs):
+    """The networks of several runs, which may depend on the wildcards."""
+
+    def models(wildcards):
+        return expand(ml_models(runs(wildcards)), scale=wildcards.scale)
+
+    return models
+
+
+def ml_several_options(runs):
+    """What names them, their settings and their networks on a command line."""
+
+    def options(wildcards, input):
+        specs = [ML_RUNS[run].model_dump_json() for run in runs(wildcards)]
+        pairs = zip(specs, input.models, strict=True)
+        files = (f"--spec {shlex.quote(spec)} --models {file}" for spec, file in pairs)
+        return " ".join([*runs(wildcards), *files])
+
+    return options
 
 
 def ml_priority(wildcards, input, attempt):

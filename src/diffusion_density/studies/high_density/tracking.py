@@ -26,8 +26,8 @@ def measure(sizes: Tracking, out: Path) -> None:
     model = DiffusionModel(exact.score, SCHEDULE, "score")  # with a normal prior, which can be drawn from
     rows = []
     cases = [(kappa, steps) for kappa in sizes.stochasticities for steps in sizes.steps]
+    generator = torch.Generator().manual_seed(SEED)  # one stream, so that errors of the rows are independent
     for kappa, steps in tqdm(cases, desc="tracking", unit="run"):
-        generator = torch.Generator().manual_seed(SEED)
         x, tracked = track(
             model,
             sizes.samples,

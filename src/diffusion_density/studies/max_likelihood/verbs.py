@@ -3,8 +3,7 @@
 Sizes arrive as JSON of the classes in `jobs`. The study's modules, and torch with them, are imported inside the verbs.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +12,7 @@ import typer
 from diffusion_density.errors import InputError
 from diffusion_density.provenance import recording
 from diffusion_density.studies.fields import Strict
-from diffusion_density.studies.job import DataDir, Gpus, Out, RunSpec, Setting, Threads, device, job
+from diffusion_density.studies.job import DataDir, Gpus, Out, RunSpec, Setting, Threads, device, job, known
 from diffusion_density.studies.max_likelihood.jobs import Curve, Evaluation, Run, Samples, Trace, Variance
 from diffusion_density.validation import parse
 
@@ -30,6 +29,9 @@ Specs = Annotated[list[str], typer.Option("--spec", help="JSON of a training run
 Models = Annotated[Path, typer.Option(help="What `train` wrote for the run.")]
 ManyModels = Annotated[list[Path], typer.Option("--models", help="What `train` wrote, in the order of the runs.")]
 Work = Annotated[Path, typer.Option(help="Folder for what a job that is stopped goes on from.")]
+
+EXAMINATIONS: dict[str, type[Strict]] = {"curves": Curve, "variance": Variance, "trace": Trace}
+"""What `examine` measures, each in the module of its name."""
 
 
 @verbs.command()
@@ -117,22 +119,25 @@ def train(
 
 
 @verbs.command()
-def curves(
+def examine(
+    what: Annotated[str, typer.Argument(help="The measurement: curves, variance or trace.")],
     names: Annotated[list[str], typer.Argument(help="Runs on one image set.")],
     specs: Specs,
-    curve: Annotated[str, typer.Option(help="JSON of the measurement's sizes.")],
+    sizes: Annotated[str, typer.Option(help="JSON of the measurement's sizes.")],
     models: ManyModels,
     out: Out,
     data_dir: DataDir,
     gpus: Gpus = 0,
     threads: Threads = 1,
 ) -> None:
-    """Measure the bound along the training of the runs NAMES."""
-    runs, sizes = _runs(names, specs, models), parse(Curve, curve, "--curve")
-    with _examination(runs, sizes, out, data_dir, threads) as images:
-        from diffusion_density.studies.max_likelihood.curves import measure
-
-        measure(runs, sizes, images, out, device=device(gpus))
+    """Measure WHAT on the runs NAMES: the bound along training, the noise of the loss, or how far traces miss."""
+    runs, chosen = _runs(names, specs, models), parse(known(what, EXAMINATIONS), sizes, "--sizes")
+    first = next(iter(runs.values()))[0]
+    images = _images(first, data_dir)
+    settings = {name: run for name, (run, _) in runs.items()}
+    with job([out], {**settings, "sizes": chosen, "images": images.sha256}, first.seeds, threads):
+        module = import_module(f"diffusion_density.studies.max_likelihood.{what}")
+        module.measure(runs, chosen, images, out, device=device(gpus))
 
 
 @verbs.command()
@@ -155,44 +160,6 @@ def likelihood(
         from diffusion_density.studies.max_likelihood.likelihood import evaluate
 
         spent.append(evaluate(name, run, sizes, images, models, out, work=work, device=device(gpus)))
-
-
-@verbs.command()
-def variance(
-    names: Annotated[list[str], typer.Argument(help="Runs.")],
-    specs: Specs,
-    variance: Annotated[str, typer.Option(help="JSON of the measurement's sizes.")],
-    models: ManyModels,
-    out: Out,
-    data_dir: DataDir,
-    gpus: Gpus = 0,
-    threads: Threads = 1,
-) -> None:
-    """Measure the noise of the loss and of its gradient at the weights of the runs NAMES."""
-    runs, sizes = _runs(names, specs, models), parse(Variance, variance, "--variance")
-    with _examination(runs, sizes, out, data_dir, threads) as images:
-        from diffusion_density.studies.max_likelihood.variance import measure
-
-        measure(runs, sizes, images, out, device=device(gpus))
-
-
-@verbs.command()
-def trace(
-    names: Annotated[list[str], typer.Argument(help="Runs.")],
-    specs: Specs,
-    trace: Annotated[str, typer.Option(help="JSON of the measurement's sizes.")],
-    models: ManyModels,
-    out: Out,
-    data_dir: DataDir,
-    gpus: Gpus = 0,
-    threads: Threads = 1,
-) -> None:
-    """Measure by how much the traces of the networks of the runs NAMES miss."""
-    runs, sizes = _runs(names, specs, models), parse(Trace, trace, "--trace")
-    with _examination(runs, sizes, out, data_dir, threads) as images:
-        from diffusion_density.studies.max_likelihood.trace import measure
-
-        measure(runs, sizes, images, out, device=device(gpus))
 
 
 @verbs.command()
@@ -236,18 +203,6 @@ def findings(
         from diffusion_density.studies.max_likelihood.findings import write
 
         write(tables, out)
-
-
-@contextmanager
-def _examination(
-    runs: dict[str, tuple[Run, Path]], sizes: Strict, out: Path, data_dir: Path, threads: int
-) -> Iterator["ImageSet"]:
-    """A job that measures several runs on one image set; gives the images."""
-    first = next(iter(runs.values()))[0]
-    images = _images(first, data_dir)
-    settings = {name: run for name, (run, _) in runs.items()}
-    with job([out], {**settings, "sizes": sizes, "images": images.sha256}, first.seeds, threads):
-        yield images
 
 
 def _images(run: Run, data_dir: Path) -> "ImageSet":

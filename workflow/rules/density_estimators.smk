@@ -132,13 +132,13 @@ rule density_estimators_timing:
         runtime=by_scale(5, 20, 240),
     params:
         spec=RUNS[DETAILED].model_dump_json(),
-        timing=SIZES.timing.model_dump_json(),
+        sizes=SIZES.timing.model_dump_json(),
         code=sources_hash(f"{MODULE}.timing"),
     shell:
-        "python -m diffusion_density density-estimators timing"
-        " --spec {params.spec:q} --timing {params.timing:q}"
+        "python -m diffusion_density density-estimators examine timing"
+        " --spec {params.spec:q} --sizes {params.sizes:q}"
         " --dataset {input.dataset} --models {input.models}"
-        " --seconds {output.seconds} --tradeoff {output.tradeoff}"
+        " --out {output.seconds} --out {output.tradeoff}"
         " --threads 1 2>&1 | tee {log}"
 
 
@@ -160,13 +160,13 @@ rule density_estimators_agreement:
         runtime=by_scale(5, 20, 240),
     params:
         spec=RUNS[DETAILED].model_dump_json(),
-        agreement=SIZES.agreement.model_dump_json(),
+        sizes=SIZES.agreement.model_dump_json(),
         code=sources_hash(f"{MODULE}.agreement"),
     shell:
-        "python -m diffusion_density density-estimators agreement"
-        " --spec {params.spec:q} --agreement {params.agreement:q}"
+        "python -m diffusion_density density-estimators examine agreement"
+        " --spec {params.spec:q} --sizes {params.sizes:q}"
         " --dataset {input.dataset} --models {input.models}"
-        " --points {output.points} --identity {output.identity}"
+        " --out {output.points} --out {output.identity}"
         " --threads {threads} 2>&1 | tee {log}"
 
 

@@ -3,19 +3,24 @@
 Sizes arrive as JSON of the classes in `sizes`. The study's modules, and torch with them, are imported inside the verbs.
 """
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from diffusion_density.studies.density_estimators.sizes import Agreement, Dataset, Evaluation, Timing, TrainingRun
-from diffusion_density.studies.job import Out, RunSpec, Threads, job
+from diffusion_density.studies.fields import Strict
+from diffusion_density.studies.job import Out, RunSpec, Tables, Threads, job, known
 from diffusion_density.validation import parse
 
 verbs = typer.Typer(help='Paper A, "Diffusion Density Estimators": what its workflow rules call.', no_args_is_help=True)
 
 DatasetFile = Annotated[Path, typer.Option(help="What `dataset` wrote.")]
 ModelsFile = Annotated[Path, typer.Option(help="What `train` wrote.")]
+
+EXAMINATIONS: dict[str, type[Strict]] = {"timing": Timing, "agreement": Agreement}
+"""What `examine` measures, each in the module of its name."""
 
 
 @verbs.command()
@@ -57,36 +62,17 @@ def evaluate(
 
 
 @verbs.command()
-def timing(
+def examine(
+    what: Annotated[str, typer.Argument(help="The measurement: timing or agreement.")],
     spec: RunSpec,
-    timing: Annotated[str, typer.Option(help="JSON of the timing's sizes.")],
+    sizes: Annotated[str, typer.Option(help="JSON of the measurement's sizes.")],
     dataset: DatasetFile,
     models: ModelsFile,
-    seconds: Annotated[Path, typer.Option(help="The table of seconds a sample to write.")],
-    tradeoff: Annotated[Path, typer.Option(help="The table of error against seconds to write.")],
+    out: Tables,
     threads: Threads = 1,
 ) -> None:
-    """Time both estimators, sample by sample and batched, on the networks of one run."""
-    run, sizes = parse(TrainingRun, spec, "--spec"), parse(Timing, timing, "--timing")
-    with job([seconds, tradeoff], {"run": run, "timing": sizes}, run.seeds, threads):
-        from diffusion_density.studies.density_estimators.timing import measure
-
-        measure(sizes, run, dataset, models, seconds, tradeoff)
-
-
-@verbs.command()
-def agreement(
-    spec: RunSpec,
-    agreement: Annotated[str, typer.Option(help="JSON of the agreement's sizes.")],
-    dataset: DatasetFile,
-    models: ModelsFile,
-    points: Annotated[Path, typer.Option(help="The table of both estimates at every point to write.")],
-    identity: Annotated[Path, typer.Option(help="The table of the identity's three sides to write.")],
-    threads: Threads = 1,
-) -> None:
-    """Compare both estimators with each other and with the truth, and the three sides of the KL identity."""
-    run, sizes = parse(TrainingRun, spec, "--spec"), parse(Agreement, agreement, "--agreement")
-    with job([points, identity], {"run": run, "agreement": sizes}, run.seeds, threads):
-        from diffusion_density.studies.density_estimators.agreement import measure
-
-        measure(sizes, run, dataset, models, points, identity)
+    """Measure WHAT on the networks of one run: seconds and errors of both estimators, or where they should agree."""
+    run, chosen = parse(TrainingRun, spec, "--spec"), parse(known(what, EXAMINATIONS), sizes, "--sizes")
+    with job(out, {"run": run, what: chosen}, run.seeds, threads):
+        module = import_module(f"diffusion_density.studies.density_estimators.{what}")
+        module.measure(chosen, run, dataset, models, *out)

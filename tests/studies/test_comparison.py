@@ -106,7 +106,7 @@ def test_the_cost_of_an_accuracy_is_interpolated() -> None:
     assert math.isnan(findings.crossing([10, 1000], [2.0, 0.2]))
 
 
-def decided(scale: float) -> dict[str, Any]:
+def decided(scale: float, costs: tuple[int, int] = (100, 1000)) -> dict[str, Any]:
     """The decision on an estimator whose normal errors, of a standard deviation √10 apart, end at ``scale`` nats."""
     noise = scale * np.random.default_rng(0).standard_normal(400)
     columns = {
@@ -119,10 +119,18 @@ def decided(scale: float) -> dict[str, Any]:
     }
     parts = [
         pd.DataFrame(columns | {"value_nats": factor * noise, "point": range(400), "network_evaluations": cost})
-        for cost, factor in ((100, 10**0.5), (1000, 1.0))
+        for cost, factor in zip(costs, (10**0.5, 1.0), strict=True)
     ]
-    [row] = findings._decisions(pd.concat(parts).assign(seconds_per_point=1.0))
+    settings = [part.assign(setting=index) for index, part in enumerate(parts)]
+    [row] = findings._decisions(pd.concat(settings).assign(seconds_per_point=1.0))
     return row
+
+
+def test_two_settings_may_cost_the_same() -> None:
+    """Such as two tolerances of the flow that a smooth field meets with the same steps."""
+    row = decided(0.05, costs=(1000, 1000))
+    assert row["evaluations"] == pytest.approx(1000)
+    assert row["rms_error_nats"] == pytest.approx(decided(0.05)["rms_error_nats"])
 
 
 def test_a_decision_is_as_sure_as_its_points() -> None:

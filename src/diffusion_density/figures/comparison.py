@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from diffusion_density.artifacts import read_csv
 from diffusion_density.figures import comparison_conditional
 from diffusion_density.figures.style import GREY, canvas
-from diffusion_density.tables import groups, records
+from diffusion_density.tables import by_cost, groups, records
 
 STYLES = {  # label, colour, line, marker
     "flow_exact": ("flow, exact trace", "#CC79A7", "-", "o"),
@@ -51,9 +51,9 @@ def accuracy(tables: Path) -> Figure:
 def _errors(axis: Axes, name: str, rows: pd.DataFrame) -> None:
     label, colour, line, marker = STYLES[name]
     costs, values, spreads = [], list[float](), list[float]()
-    for cost, part in groups(rows, "network_evaluations"):
+    for part in by_cost(rows):
         square = part.error.dropna().to_numpy(dtype=float) ** 2
-        costs.append(cost)
+        costs.append(part.network_evaluations.iloc[0])
         values.append(math.sqrt(square.mean()))
         spreads.append(float(square.std(ddof=1)) / math.sqrt(len(square)) / (2 * values[-1]))
     axis.errorbar(

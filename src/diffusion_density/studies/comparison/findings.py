@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from diffusion_density import artifacts
 from diffusion_density.intervals import share
-from diffusion_density.tables import groups
+from diffusion_density.tables import by_cost, groups
 
 WANTED = 0.1  # nats
 DRAWS = 2000  # of the bootstrap
@@ -90,7 +90,7 @@ def _decisions(table: pd.DataFrame) -> Iterator[dict[str, object]]:
     table = table.assign(error=table.value_nats - table.reference_nats)
     generator = np.random.default_rng(1)
     for (dimension, target, estimator), rows in groups(table, "dimension", "target", "estimator"):
-        settings = [part for _, part in groups(rows, "network_evaluations")]
+        settings = by_cost(rows)
         errors = np.stack([part.sort_values("point").error.to_numpy() for part in settings])
         rms, costs = _rms(errors), [float(part.network_evaluations.iloc[0]) for part in settings]
         picks = generator.integers(errors.shape[1], size=(DRAWS, errors.shape[1]))

@@ -273,7 +273,7 @@ def test_curves_hold_every_network_and_the_mean_of_the_bound(networks: Path, tmp
     table = artifacts.read_csv(out)
     assert list(zip(table.seed, table.step, strict=True)) == [(0, 2), (0, 4), (1, 2), (1, 4)]
     model = models.load(networks, run_of(), digits)[1, 4]
-    generator = torch.Generator().manual_seed(curves._SEED)
+    generator = torch.Generator().manual_seed(curves._SEED + 1)  # every seed has throws of its own
     direct = bits_per_dim(model, digits.test[:5], levels=17, estimator="bound", throws=3, generator=generator)
     assert table.bits_per_dim.iloc[3] == pytest.approx(direct.value.mean().item(), rel=1e-6)
     assert table.stderr_bits_per_dim.iloc[3] == pytest.approx(direct.value.std().item() / 5**0.5, rel=1e-5)

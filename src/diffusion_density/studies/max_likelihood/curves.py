@@ -1,4 +1,8 @@
-"""Bits per dimension along training: the bound of every network of a run at every snapshot, on the same throws."""
+"""Bits per dimension along training: the bound of every network of a run at every snapshot.
+
+All networks are measured on the same test images, those of a seed also with the same throws, so that they can be compared
+in pairs. Another seed has other throws: the spread over seeds holds their error too.
+"""
 
 import math
 from pathlib import Path
@@ -13,7 +17,7 @@ from diffusion_density.density.bound import bound_terms
 from diffusion_density.studies.max_likelihood.jobs import Curve, Run
 from diffusion_density.studies.max_likelihood.models import columns, load
 
-_SEED = 20230505  # of the throws, which all networks share
+_SEED = 20230505  # of the throws; plus that of the networks
 
 
 def measure(runs: dict[str, tuple[Run, Path]], curve: Curve, images: ImageSet, out: Path, *, device: str) -> None:
@@ -28,7 +32,7 @@ def measure(runs: dict[str, tuple[Run, Path]], curve: Curve, images: ImageSet, o
         for name, (run, file) in runs.items():
             bar.set_description(name)
             for (seed, step), model in load(file, run, images, device).items():
-                generator = torch.Generator(device).manual_seed(_SEED)
+                generator = torch.Generator(device).manual_seed(_SEED + seed)
                 terms = bound_terms(model, chosen, levels=images.levels, throws=curve.throws, generator=generator)
                 total = terms.total
                 stderr = total.std() / math.sqrt(len(total))

@@ -101,14 +101,14 @@ def test_networks_of_other_settings_are_refused(sizes: DensityFormulaSizes, mode
 
 
 def test_digits_lie_in_their_bins() -> None:
-    points = digits_networks.test_points(359)
+    points = digits_networks.held_out(359)
     assert points.x.shape == (359, 64)
     assert points.x.abs().max() < 1
     level = ((points.x + 1) * 17 / 2).floor()
     assert 0 <= level.min() <= level.max() == 16
     assert sorted(set(points.labels.tolist())) == list(range(10))
     with pytest.raises(InputError, match="360 images asked for, there are 359"):
-        digits_networks.test_points(360)
+        digits_networks.held_out(360)
 
 
 def test_a_row_is_given_the_rows_above_and_its_place() -> None:

@@ -2,7 +2,8 @@
 
 ``replicated`` if the whole 95 % interval is accepted by the claim's test, ``not replicated`` if none of it is,
 ``inconclusive`` if some of it is, or if there are too few units for an interval. ``not tested at this scale`` where the
-scale is too small, or where rows are missing that the claim says may be. ``reason`` says how each verdict came about.
+scale is too small, or where the run has no such rows: of an image set that is absent, or of a size that was changed.
+``reason`` says how each verdict came about.
 """
 
 from collections.abc import Mapping
@@ -76,9 +77,7 @@ def _judged(claim: Claim, tables: Tables) -> tuple[Interval | None, Verdict, str
     try:
         found = measure(claim.measure, tables)
     except NoRows as error:
-        if claim.absent is None:
-            raise InputError(f"claim {claim.id}: {error}") from None
-        return None, UNTESTED, claim.absent
+        return None, UNTESTED, claim.absent or f"this run has other sizes: {error}"
     except InputError as error:
         raise InputError(f"claim {claim.id}: {error}") from None
     if found.low is None or found.high is None:

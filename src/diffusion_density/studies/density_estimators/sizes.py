@@ -101,7 +101,7 @@ class Sweep(Strict):
 
 
 class Timing(Strict):
-    """Experiment 5: points timed one by one, repeats of the batched runs, throws and tolerances of the trade-off."""
+    """Experiment 5: points timed one by one, repeats of every run, throws and tolerances of the trade-off."""
 
     points: Count
     batch: Count

@@ -2,7 +2,8 @@
 
 ``elbo`` weights are those of the density formula (a proper posterior by Bayes' rule with equal priors); the ``uniform``
 heuristic takes minus the mean of ‖ε − ε̂‖² over times uniform in s for a log density. Both use as many network
-evaluations. One row is one network, choice of weights and kind of noise, with standard errors over test images.
+evaluations. One row is one network, choice of weights and kind of noise, with standard errors over test images. Each
+network has test images that its seed draws, so that what differs from seed to seed is their error too.
 """
 
 from functools import partial
@@ -17,7 +18,7 @@ from diffusion_density import artifacts
 from diffusion_density.density.class_posterior import FORMULA, class_log_posterior
 from diffusion_density.model import DiffusionModel
 from diffusion_density.studies.density_formula.classifier import scores
-from diffusion_density.studies.density_formula.digits_networks import CLASSES, class_context, load, test_points
+from diffusion_density.studies.density_formula.digits_networks import CLASSES, class_context, held_out, load
 from diffusion_density.studies.density_formula.networks import PREDICTION, SCHEDULE
 from diffusion_density.studies.density_formula.sizes import DigitsEvaluation, Run
 from diffusion_density.studies.density_formula.weightings import simple_loss
@@ -30,13 +31,13 @@ def measure(run: Run, sizes: DigitsEvaluation, models: Path, out: Path) -> None:
         InputError: if the file of networks does not fit the run, or there are fewer test images.
     """
     networks = load(models, run)["classes"]
-    digits = test_points(sizes.classified)
     contexts = class_context(torch.arange(CLASSES)).split(1)
     rows = []
     with tqdm(total=4 * len(run.seeds), desc="classes", unit="posterior") as bar:
         for index, seed in enumerate(run.seeds):
             model = DiffusionModel(networks[index], SCHEDULE, PREDICTION)
             classes = [model.given(c) for c in contexts]
+            digits = held_out(sizes.classified, seed)
             for weights, posterior in (("elbo", _elbo), ("uniform", _uniform)):
                 for noise in ("common", "independent"):
                     found = posterior(classes, digits.x, sizes, noise == "common")

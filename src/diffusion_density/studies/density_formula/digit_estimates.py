@@ -40,7 +40,7 @@ def measure(run: Run, sizes: DigitsEvaluation, models: Path, out: Path) -> None:
         InputError: if the file of networks does not fit the run, or there are fewer test images.
     """
     networks = digits.load(models, run)
-    x = digits.test_points(sizes.points).x
+    x = digits.held_out(sizes.points).x
     parts = []
     places = [(weighting, seed) for weighting in WEIGHTINGS for seed in run.seeds]
     flows = _flows(networks["images"], x, sizes)

@@ -52,24 +52,27 @@ def training_points(count: int) -> Points:
     return _dequantized(0, count)
 
 
-def test_points(count: int) -> Points:
-    """The first test digits.
+def held_out(count: int, seed: int | None = None) -> Points:
+    """The first test digits, or some that a seed draws.
 
     Raises:
         InputError: if there are fewer.
     """
-    return _dequantized(1, count)
+    return _dequantized(1, count, seed)
 
 
-def _dequantized(part: int, count: int) -> Points:
-    """Of the training images (0) or the test images (1)."""
+def _dequantized(part: int, count: int, seed: int | None = None) -> Points:
+    """Of the training images (0) or the test images (1), in their order or in one that a seed draws."""
     digits = images.load("digits", Path())
     pixels = (digits.train, digits.test)[part]
     if count > len(pixels):
         raise InputError(f"digits: {count} images asked for, there are {len(pixels)}")
     u = torch.rand(len(pixels), PIXELS, generator=torch.Generator().manual_seed(1 + part))
     x = to_unit(pixels, digits.levels).flatten(1) + (2 * u - 1) / digits.levels
-    return Points(x[:count], images.digit_labels()[part][:count])
+    order = (
+        torch.arange(len(x)) if seed is None else torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    )
+    return Points(x[order[:count]], images.digit_labels()[part][order[:count]])
 
 
 def class_context(labels: Int[Tensor, " n"]) -> Float[Tensor, "n 10"]:

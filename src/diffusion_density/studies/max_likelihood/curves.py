@@ -1,7 +1,7 @@
 """Bits per dimension along training: the bound of every network of a run at every snapshot.
 
-All networks are measured on the same test images, those of a seed also with the same throws, so that they can be compared
-in pairs. Another seed has other throws: the spread over seeds holds their error too.
+All networks are measured on the same test images, those of a seed also with the same throws, so that they can be
+compared in pairs. Another seed has other throws: the spread over seeds holds their error too.
 """
 
 import math

@@ -152,7 +152,7 @@ def dequantization(tables: Path) -> Figure:
         ]
         _dots(axis, rows, "{:+.3f}")
         axis.axvline(0, color=GREY, lw=0.8)
-        axis.set_title(dataset, loc="right")
+        axis.set_title(dataset, loc="right", fontsize=7)
         axis.set_xlabel("bits/dim against\ntruncated normal")
     handles = [Patch(color=COLOURS[name], label=label) for name, label in SCHEMES.items()]
     lines = [Line2D([], [], color=GREY, ls=line, label=label)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import flow_peers, growth, stacked_training, unet_training
-from diffusion_density import artifacts, provenance
-from diffusion_density.figures import style
-from diffusion_density.runtime import configure
+from diffusion_density.machine import artifacts, provenance
+from diffusion_density.machine.runtime import configure
+from diffusion_density.studies.shared import style
 
 BENCHMARKS: dict[str, tuple[Any, Any]] = {
     "flow_peers": (flow_peers, flow_peers.Sizes()),

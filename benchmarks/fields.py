@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from diffusion_density.mixtures import GaussianMixture
-from diffusion_density.model import DiffusionModel
 from diffusion_density.networks.mlp import MLP
-from diffusion_density.schedules import VariancePreserving
+from diffusion_density.process.mixtures import GaussianMixture
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.training.stack import Member, train_stack
 
 SCHEDULE = VariancePreserving(0.1, 20.0)

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from benchmarks import fields, peers
 from benchmarks.timing import interleaved, ratios, shown, spread
-from diffusion_density.figures import style
-from diffusion_density.model import Model
+from diffusion_density.machine.runtime import matmul_error
 from diffusion_density.networks.mlp import MLP
-from diffusion_density.runtime import matmul_error
+from diffusion_density.process.model import Model
+from diffusion_density.studies.shared import style
 
 MARKS = {  # a colour and a marker each
     "ours": (style.COLOURS["entropy"], "o"),

@@ -19,10 +19,10 @@ from torch import Tensor
 import diffusion_density as dd
 from benchmarks import fields
 from benchmarks.timing import interleaved, spread
-from diffusion_density.density.path_integral import Method
+from diffusion_density.density.path_integral.plain import Method
 from diffusion_density.density.result import LogDensity
-from diffusion_density.figures import style
-from diffusion_density.model import Model
+from diffusion_density.process.model import Model
+from diffusion_density.studies.shared import style
 
 LABELS = {"points": "points", "dimension": "dimension", "throws": "throws a point", "width": "units of a hidden layer"}
 MARKS = {

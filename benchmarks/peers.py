@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import diffusion_density as dd
-from diffusion_density.model import Model
+from diffusion_density.process.model import Model
 
 Answer = tuple[Tensor, int]  # (B,) log p in nats, and network evaluations a point
 Solver = Callable[[Model, Tensor, float], Answer]

@@ -11,8 +11,8 @@ import torch
 
 from benchmarks import fields
 from benchmarks.timing import interleaved, ratios, shown, spread
+from diffusion_density.machine.runtime import configure
 from diffusion_density.networks.mlp import MLP
-from diffusion_density.runtime import configure
 from diffusion_density.training.stack import Member, train_stack
 
 

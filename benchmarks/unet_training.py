@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.timing import ratios, shown, spread
 from diffusion_density.networks.cost import parameters
 from diffusion_density.networks.unet import SmallUNet
-from diffusion_density.schedules import LogLinear
+from diffusion_density.process.schedules import LogLinear
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.flow_matching import FlowMatching
 

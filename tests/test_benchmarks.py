@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import __main__, fields, flow_peers, growth, peers, stacked_training, timing, unet_training
-from diffusion_density.figures import style
+from diffusion_density.studies.shared import style
 
 pytestmark = pytest.mark.usefixtures("settings_put_back")
 

@@ -83,7 +83,7 @@ def run(code: str) -> None:
 
 
 def test_importing_the_package_imports_no_torch() -> None:
-    run("import sys, diffusion_density.config, diffusion_density.cli; assert 'torch' not in sys.modules")
+    run("import sys\nfrom diffusion_density.commands import cli, config\nassert 'torch' not in sys.modules")
 
 
 def test_the_public_names_are_there() -> None:
@@ -103,10 +103,10 @@ def test_the_public_names_are_there() -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        "import diffusion_density.density.flow, diffusion_density.density.path_integral",
-        "from diffusion_density.density.flow import flow",
+        "import diffusion_density.density.ode.flow, diffusion_density.density.path_integral.plain",
+        "from diffusion_density.density.ode.flow import flow",
         "from diffusion_density.density import path_integral, flow",
-        "import importlib; importlib.import_module('diffusion_density.density.path_integral')",
+        "import importlib; importlib.import_module('diffusion_density.density.path_integral.plain')",
     ],
 )
 def test_an_estimator_is_not_hidden_by_its_module(first: str) -> None:
@@ -114,9 +114,9 @@ def test_an_estimator_is_not_hidden_by_its_module(first: str) -> None:
         f"{first}\n"
         "import inspect, sys, diffusion_density as dd\n"
         "assert inspect.isfunction(dd.density.flow) and inspect.isfunction(dd.density.path_integral)\n"
-        "from diffusion_density.density.flow import flow\n"
+        "from diffusion_density.density.ode.flow import flow\n"
         "assert flow is dd.density.flow\n"
-        "assert inspect.ismodule(sys.modules['diffusion_density.density.flow'])\n"
+        "assert inspect.ismodule(sys.modules['diffusion_density.density.ode.flow'])\n"
     )
 
 

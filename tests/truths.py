@@ -9,11 +9,11 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from diffusion_density.broadcasting import expand_time, per_row
-from diffusion_density.mixtures import ExactModel, GaussianMixture
-from diffusion_density.model import DiffusionModel, GaussianPrior, Model, Prior
-from diffusion_density.predictions import Prediction
-from diffusion_density.schedules import Discrete, LogLinear, Schedule, VariancePreserving
+from diffusion_density.process.broadcasting import expand_time, per_row
+from diffusion_density.process.mixtures import ExactModel, GaussianMixture
+from diffusion_density.process.model import DiffusionModel, GaussianPrior, Model, Prior
+from diffusion_density.process.predictions import Prediction
+from diffusion_density.process.schedules import Discrete, LogLinear, Schedule, VariancePreserving
 
 PAPER_A = VariancePreserving(beta_min=0.1, beta_max=16.0)
 

@@ -7,7 +7,7 @@ import torch
 from diffusion_density.data.images import ImageSet
 from diffusion_density.networks.sizes import SmallUNetSize
 from diffusion_density.studies.max_likelihood import models
-from diffusion_density.studies.max_likelihood.jobs import Arm, Optimiser, Run
+from diffusion_density.studies.max_likelihood.runs import Arm, Optimiser, Run
 
 
 def save_untrained(images: ImageSet, path: Path) -> Run:

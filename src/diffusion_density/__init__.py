@@ -2,23 +2,24 @@
 
 from typing import TYPE_CHECKING
 
-from diffusion_density._lazy import export
+from diffusion_density.machine.lazy import export
 
 if TYPE_CHECKING:
-    from diffusion_density import density, schedules
+    from diffusion_density import density
     from diffusion_density.density.result import LogDensity
-    from diffusion_density.mixtures import GaussianMixture
-    from diffusion_density.model import DiffusionModel
+    from diffusion_density.process import schedules
+    from diffusion_density.process.mixtures import GaussianMixture
+    from diffusion_density.process.model import DiffusionModel
 
 __all__ = ["DiffusionModel", "GaussianMixture", "LogDensity", "density", "schedules"]
 
 export(
     __name__,
     {
-        "DiffusionModel": "model:DiffusionModel",
-        "GaussianMixture": "mixtures:GaussianMixture",
+        "DiffusionModel": "process.model:DiffusionModel",
+        "GaussianMixture": "process.mixtures:GaussianMixture",
         "LogDensity": "density.result:LogDensity",
         "density": "density",
-        "schedules": "schedules",
+        "schedules": "process.schedules",
     },
 )

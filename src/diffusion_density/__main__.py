@@ -1,6 +1,6 @@
 """``python -m diffusion_density``: the command line."""
 
-from diffusion_density.cli import main
+from diffusion_density.commands.cli import main
 
 if __name__ == "__main__":
     main()

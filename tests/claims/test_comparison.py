@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from diffusion_density import artifacts
-from diffusion_density.artifacts import write_csv
 from diffusion_density.claims import comparison, reference
-from diffusion_density.cli import app
-from diffusion_density.errors import InputError
-from diffusion_density.provenance import recording
+from diffusion_density.commands.cli import app
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.artifacts import write_csv
+from diffusion_density.machine.errors import InputError
+from diffusion_density.machine.provenance import recording
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 ERROR = 0.02

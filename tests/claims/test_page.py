@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from diffusion_density import artifacts
 from diffusion_density.claims import page, verdicts
 from diffusion_density.claims.definition import VERDICTS, Verdict, read_claims
-from diffusion_density.errors import InputError
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"

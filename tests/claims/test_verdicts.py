@@ -14,10 +14,10 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 
-from diffusion_density import artifacts
 from diffusion_density.claims import verdicts
 from diffusion_density.claims.definition import VERDICTS, Claim, Claims, Measure, Sentence, Test, read_claims
-from diffusion_density.errors import InputError
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"

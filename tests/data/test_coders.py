@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_density.data.coders import CODERS, bits_per_dim, encode
 from diffusion_density.data.images import load
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 from repository import ROOT
 from truths import seeded
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from diffusion_density.data.archives import Archive, UnavailableError, obtain, tar_members
 from diffusion_density.data.images import cifar10, imagenet32, load
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 2, 3, 32, 32), dtype=np.uint8)
 

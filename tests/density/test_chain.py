@@ -8,9 +8,9 @@ from torch import Tensor
 
 from diffusion_density.density.chain import _log_weights, chain, reverse_chain
 from diffusion_density.density.formula import expectation, time_nodes
-from diffusion_density.errors import InputError
-from diffusion_density.model import DiffusionModel, Model
-from diffusion_density.schedules import Discrete, LogLinear, Schedule
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.model import DiffusionModel, Model
+from diffusion_density.process.schedules import Discrete, LogLinear, Schedule
 from truths import Altered, doubles, gaussian, random_mixture, scaled, seeded
 
 SCHEDULE = LogLinear(-6.0, 6.0)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from diffusion_density.density.class_posterior import FORMULA, class_log_posterior
-from diffusion_density.density.path_integral import path_integral
-from diffusion_density.errors import InputError
-from diffusion_density.mixtures import GaussianMixture
-from diffusion_density.model import DiffusionModel
-from diffusion_density.schedules import LogLinear
+from diffusion_density.density.path_integral.plain import path_integral
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.mixtures import GaussianMixture
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.schedules import LogLinear
 from truths import random_mixture, seeded
 
 WIDE = LogLinear(-20.0, 9.0)

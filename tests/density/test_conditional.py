@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_density.broadcasting import per_row
-from diffusion_density.density.bits import bits_per_dim
 from diffusion_density.density.chain import chain
-from diffusion_density.density.flow import flow
 from diffusion_density.density.formula import formula
-from diffusion_density.density.path_integral import path_integral
+from diffusion_density.density.images.bits import bits_per_dim
+from diffusion_density.density.ode.flow import flow
+from diffusion_density.density.path_integral.plain import path_integral
 from diffusion_density.density.result import LogDensity
-from diffusion_density.errors import InputError
-from diffusion_density.model import DiffusionModel
-from diffusion_density.schedules import LogLinear, VariancePreserving
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.schedules import LogLinear, VariancePreserving
 from truths import ExactConditional, random_mixture, seeded
 
 Estimate = Callable[[DiffusionModel, Tensor, torch.Generator], LogDensity]

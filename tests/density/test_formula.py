@@ -13,16 +13,16 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 import diffusion_density as dd
-from diffusion_density import discrete_schedules
-from diffusion_density.broadcasting import per_row
 from diffusion_density.density.formula import Rule, expectation, formula, squared_errors, time_nodes
-from diffusion_density.density.formula_gap import predicted_gap
-from diffusion_density.density.path_integral import ROWS
-from diffusion_density.errors import InputError
-from diffusion_density.mixtures import ExactModel, GaussianMixture
-from diffusion_density.model import DiffusionModel, GaussianPrior, Model
-from diffusion_density.predictions import PREDICTIONS, Prediction
-from diffusion_density.schedules import Discrete, LogLinear, Schedule
+from diffusion_density.density.path_integral.plain import ROWS
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.mixtures import ExactModel, GaussianMixture
+from diffusion_density.process.model import DiffusionModel, GaussianPrior, Model
+from diffusion_density.process.predictions import PREDICTIONS, Prediction
+from diffusion_density.process.schedules import Discrete, LogLinear, Schedule
+from diffusion_density.process.schedules import discrete as discrete_schedules
+from diffusion_density.studies.density_formula.formula_gap import predicted_gap
 from truths import (
     PAPER_A,
     SCHEDULES,

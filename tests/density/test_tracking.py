@@ -11,12 +11,12 @@ from torch import Tensor
 from diffusion_density.density import tracking
 from diffusion_density.density.result import LogDensity
 from diffusion_density.density.tracking import track
-from diffusion_density.errors import InputError
-from diffusion_density.fokker_planck import marginals
-from diffusion_density.model import DiffusionModel
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.fokker_planck import marginals
+from diffusion_density.process.model import DiffusionModel
 from diffusion_density.sampling.samplers import sample
-from diffusion_density.studies.perturbation import SCHEDULE, Perturbed, reverse_gap
-from diffusion_density.studies.targets import sheet_mixture
+from diffusion_density.studies.shared.perturbation import SCHEDULE, Perturbed, reverse_gap
+from diffusion_density.studies.shared.targets import sheet_mixture
 from truths import PAPER_A, Altered, Counting, ScaledGaussian, doubles, gaussian, random_mixture, scaled, seeded
 
 EXACT = sheet_mixture().diffused(SCHEDULE)

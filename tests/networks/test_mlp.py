@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 from diffusion_density.networks.embeddings import FourierFeatures
 from diffusion_density.networks.mlp import MLP
 from truths import seeded

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 from diffusion_density.networks.blocks import (
     ChannelNorm,
     Contrasts,

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_density.broadcasting import per_row
-from diffusion_density.model import DiffusionModel
+from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.sampling import alignment, flow_sampler, guidance, mode_tracking
 from diffusion_density.sampling.samplers import sample
-from diffusion_density.schedules import VariancePreserving
 from truths import ExactConditional, random_mixture, seeded
 
 SCHEDULE = VariancePreserving(beta_min=0.1, beta_max=20.0)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_density.errors import InputError
-from diffusion_density.mixtures import GaussianMixture
-from diffusion_density.model import DiffusionModel, GaussianPrior
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.mixtures import GaussianMixture
+from diffusion_density.process.model import DiffusionModel, GaussianPrior
+from diffusion_density.process.schedules import LogLinear, Schedule
 from diffusion_density.sampling.flow_sampler import sample_flow
-from diffusion_density.schedules import LogLinear, Schedule
 from truths import SCHEDULES, Counting, doubles, random_mixture, seeded
 
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())

@@ -9,13 +9,13 @@ from scipy.stats import chi
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from diffusion_density.density.flow import flow
-from diffusion_density.errors import InputError
-from diffusion_density.mixtures import ExactModel, GaussianMixture
-from diffusion_density.model import DiffusionModel
+from diffusion_density.density.ode.flow import flow
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.mixtures import ExactModel, GaussianMixture
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.schedules import LogLinear, Schedule, VariancePreserving
 from diffusion_density.sampling.alignment import score_alignment
 from diffusion_density.sampling.guidance import Divergence, Drift, Guided, guided, prior_guided, steered
-from diffusion_density.schedules import LogLinear, Schedule, VariancePreserving
 from truths import SCHEDULES, doubles, random_mixture, seeded
 
 SCHEDULE = LogLinear(-10, 10)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_density.errors import InputError
-from diffusion_density.mixtures import GaussianMixture
-from diffusion_density.model import DiffusionModel
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.mixtures import GaussianMixture
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.schedules import LogLinear, Schedule, VariancePreserving
 from diffusion_density.sampling.mode_tracking import ascend, high_density, track_mode
 from diffusion_density.sampling.samplers import sample
-from diffusion_density.schedules import LogLinear, Schedule, VariancePreserving
 from truths import doubles, gaussian, network_of, random_mixture, seeded
 
 SCHEDULE = LogLinear(-10, 10)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from diffusion_density.data.images import load
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 from diffusion_density.sampling.quality import laplacian_pyramid, sliced_distance, sliced_wasserstein
 from truths import seeded
 

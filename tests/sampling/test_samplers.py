@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_density.errors import InputError
-from diffusion_density.mixtures import GaussianMixture
-from diffusion_density.model import DiffusionModel
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.mixtures import GaussianMixture
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.sampling.samplers import sample
-from diffusion_density.schedules import VariancePreserving
 
 SCHEDULE = VariancePreserving()
 

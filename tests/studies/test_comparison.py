@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from diffusion_density.data.images import load
-from diffusion_density.figures.comparison import FIGURES, STYLES
-from diffusion_density.mixtures import GaussianMixture
-from diffusion_density.studies.comparison import estimators, findings, pictures, trained, variance
+from diffusion_density.process.mixtures import GaussianMixture
+from diffusion_density.studies.comparison.experiments import estimators, findings, pictures, trained, variance
+from diffusion_density.studies.comparison.figures import FIGURES, STYLES
 from diffusion_density.studies.comparison.sizes import ComparisonSizes
-from diffusion_density.studies.density_estimators import dataset
+from diffusion_density.studies.density_estimators.experiments import dataset
+from diffusion_density.studies.density_estimators.experiments.train import train
 from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes
-from diffusion_density.studies.density_estimators.train import train
 from truths import seeded
 from untrained import save_untrained
 

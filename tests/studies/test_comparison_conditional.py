@@ -9,11 +9,11 @@ from scipy.stats import chisquare
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from diffusion_density.figures.comparison_conditional import FIGURES
 from diffusion_density.networks.sizes import MLPSize
-from diffusion_density.studies.comparison import conditional
-from diffusion_density.studies.comparison.conditional import rank_deviation, ranks_among
-from diffusion_density.studies.comparison.conditional_laws import NAMES, MixturePair, TwoMoons, law
+from diffusion_density.studies.comparison.conditional_problems import NAMES, MixturePair, TwoMoons, law
+from diffusion_density.studies.comparison.experiments import conditional
+from diffusion_density.studies.comparison.experiments.conditional import rank_deviation, ranks_among
+from diffusion_density.studies.comparison.figures_conditional import FIGURES
 from diffusion_density.studies.comparison.sizes import ConditionalRun
 from diffusion_density.studies.density_formula.sizes import Training
 from truths import ExactConditional, seeded

@@ -12,15 +12,17 @@ import yaml
 from pydantic import ValidationError
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from diffusion_density import artifacts
-from diffusion_density.density.flow import flow
-from diffusion_density.errors import InputError
-from diffusion_density.mixtures import ExactModel, GaussianMixture
-from diffusion_density.model import DiffusionModel, Model
-from diffusion_density.schedules import VariancePreserving
-from diffusion_density.studies.density_estimators import agreement, divergences, evaluate, models, timing
-from diffusion_density.studies.density_estimators import dataset as data
+from diffusion_density.density.ode.flow import flow
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.mixtures import ExactModel, GaussianMixture
+from diffusion_density.process.model import DiffusionModel, Model
+from diffusion_density.process.schedules import VariancePreserving
+from diffusion_density.studies.density_estimators import divergences, models
 from diffusion_density.studies.density_estimators.divergences import Diffused, Mean
+from diffusion_density.studies.density_estimators.experiments import agreement, evaluate, timing
+from diffusion_density.studies.density_estimators.experiments import dataset as data
+from diffusion_density.studies.density_estimators.experiments.train import train
 from diffusion_density.studies.density_estimators.sizes import (
     Agreement,
     Dataset,
@@ -29,7 +31,6 @@ from diffusion_density.studies.density_estimators.sizes import (
     Timing,
     TrainingRun,
 )
-from diffusion_density.studies.density_estimators.train import train
 from truths import PAPER_A, Altered, ScaledGaussian, doubles, random_mixture, seeded
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import yaml
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from diffusion_density.errors import InputError
-from diffusion_density.model import DiffusionModel
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.model import DiffusionModel
 from diffusion_density.studies.density_formula import (
     digit_classes,
     digit_estimates,
@@ -22,7 +22,7 @@ from diffusion_density.studies.density_formula import (
 )
 from diffusion_density.studies.density_formula.networks import SCHEDULE, WEIGHTINGS
 from diffusion_density.studies.density_formula.sizes import DensityFormulaSizes, DigitsEvaluation
-from diffusion_density.studies.targets import normal
+from diffusion_density.studies.shared.targets import normal
 from truths import seeded
 
 ROOT = Path(__file__).parents[2]

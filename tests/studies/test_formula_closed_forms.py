@@ -11,16 +11,16 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
-from diffusion_density import artifacts
 from diffusion_density.density.formula import expectation, formula, squared_errors
-from diffusion_density.density.formula_gap import mixture_nodes
-from diffusion_density.discrete_schedules import linear, uniform_log_snr
-from diffusion_density.errors import InputError
-from diffusion_density.mixtures import ExactModel
-from diffusion_density.schedules import LogLinear
-from diffusion_density.studies.density_formula import discretisation, exactness, toy
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.mixtures import ExactModel
+from diffusion_density.process.schedules import LogLinear
+from diffusion_density.process.schedules.discrete import linear, uniform_log_snr
+from diffusion_density.studies.density_formula.experiments import discretisation, exactness, toy
+from diffusion_density.studies.density_formula.formula_gap import mixture_nodes
 from diffusion_density.studies.density_formula.sizes import Discretisation, Exactness, Toy
-from diffusion_density.studies.targets import sheet_mixture
+from diffusion_density.studies.shared.targets import sheet_mixture
 from truths import random_mixture, seeded
 
 # --- discretisation ---------------------------------------------------------------------------------------------------

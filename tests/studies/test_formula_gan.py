@@ -11,13 +11,13 @@ from scipy.special import zeta
 from scipy.stats import chi
 from torch.distributions import Normal
 
-from diffusion_density import artifacts
-from diffusion_density.errors import InputError, NumericalError
-from diffusion_density.mixtures import GaussianMixture
-from diffusion_density.studies.density_formula import gan
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError, NumericalError
+from diffusion_density.process.mixtures import GaussianMixture
+from diffusion_density.studies.density_formula.experiments import gan
 from diffusion_density.studies.density_formula.optimum import Grid, Optimum, distance, optimum, sampling_distance
 from diffusion_density.studies.density_formula.sizes import Gan, GanRun
-from diffusion_density.studies.targets import sheet_mixture
+from diffusion_density.studies.shared.targets import sheet_mixture
 from truths import doubles, random_mixture, seeded
 
 LINE = Grid.box(-4.5, 3.5, 80, 1)

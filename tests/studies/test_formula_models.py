@@ -9,14 +9,21 @@ import pytest
 import torch
 from scipy import stats
 
-from diffusion_density import artifacts, discrete_schedules
 from diffusion_density.density.formula import expectation
-from diffusion_density.fokker_planck import Marginals, marginals
-from diffusion_density.schedules import LogLinear
-from diffusion_density.studies.density_formula import classifier, score_error
+from diffusion_density.machine import artifacts
+from diffusion_density.process.fokker_planck import Marginals, marginals
+from diffusion_density.process.schedules import LogLinear
+from diffusion_density.process.schedules import discrete as discrete_schedules
+from diffusion_density.studies.density_formula.experiments import classifier, score_error
 from diffusion_density.studies.density_formula.sizes import Classifier, ScoreErrors
-from diffusion_density.studies.perturbation import SCHEDULE, Perturbed, expected_log_prob, forward_gap, reverse_gap
-from diffusion_density.studies.targets import normal, sheet_mixture
+from diffusion_density.studies.shared.perturbation import (
+    SCHEDULE,
+    Perturbed,
+    expected_log_prob,
+    forward_gap,
+    reverse_gap,
+)
+from diffusion_density.studies.shared.targets import normal, sheet_mixture
 from truths import doubles, seeded
 
 # Score errors

@@ -8,10 +8,11 @@ import pytest
 import torch
 import yaml
 
-from diffusion_density import artifacts, intervals
 from diffusion_density.data.images import ImageSet, load
-from diffusion_density.studies.high_density import bias, cost, findings, guidance, images, modes, tracking
+from diffusion_density.machine import artifacts
+from diffusion_density.studies.high_density.experiments import bias, cost, findings, guidance, images, modes, tracking
 from diffusion_density.studies.high_density.sizes import Bias, Guidance, HighDensitySizes, Modes, Tracking
+from diffusion_density.studies.shared import intervals
 from untrained import save_untrained
 
 ROOT = Path(__file__).parents[2]

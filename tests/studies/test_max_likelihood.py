@@ -18,15 +18,16 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor, nn
 
-from diffusion_density import artifacts, config, intervals
+from diffusion_density.commands import config
 from diffusion_density.data.images import ImageSet, load
-from diffusion_density.density.bits import bits_per_dim
-from diffusion_density.density.dequantization import SCHEMES
-from diffusion_density.errors import InputError
-from diffusion_density.model import DiffusionModel
+from diffusion_density.density.images.bits import bits_per_dim
+from diffusion_density.density.images.dequantization import SCHEMES
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
 from diffusion_density.networks.cost import flops
 from diffusion_density.networks.unet import SmallUNet
-from diffusion_density.schedules import LogLinear
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.schedules import LogLinear
 from diffusion_density.studies.max_likelihood import (
     costs,
     curves,
@@ -40,7 +41,8 @@ from diffusion_density.studies.max_likelihood import (
     trace,
     variance,
 )
-from diffusion_density.studies.max_likelihood.jobs import (
+from diffusion_density.studies.max_likelihood.experiments.train import second_order_cost, snapshot_steps, train
+from diffusion_density.studies.max_likelihood.runs import (
     Arm,
     Curve,
     Evaluation,
@@ -52,7 +54,7 @@ from diffusion_density.studies.max_likelihood.jobs import (
     Variance,
 )
 from diffusion_density.studies.max_likelihood.sizes import MaxLikelihoodSizes, arms
-from diffusion_density.studies.max_likelihood.train import second_order_cost, snapshot_steps, train
+from diffusion_density.studies.shared import intervals
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.cost import FIRST_ORDER, SECOND_ORDER, step_flops
 from diffusion_density.training.devices import OneDevice

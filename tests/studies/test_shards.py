@@ -8,18 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffusion_density import artifacts
 from diffusion_density.data import images as sources
 from diffusion_density.data.images import ImageSet, load
-from diffusion_density.errors import InputError
-from diffusion_density.studies.max_likelihood import likelihood, models
-from diffusion_density.studies.max_likelihood.jobs import Arm, Evaluation, Likelihood, Optimiser, Run
-from diffusion_density.studies.max_likelihood.train import train
-from diffusion_density.studies.shards import Shards
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
+from diffusion_density.studies.max_likelihood import models
+from diffusion_density.studies.max_likelihood.experiments import likelihood
+from diffusion_density.studies.max_likelihood.experiments.train import train
+from diffusion_density.studies.max_likelihood.runs import Arm, Evaluation, Likelihood, Optimiser, Run
+from diffusion_density.studies.shared.shards import Shards
 from diffusion_density.training.devices import OneDevice
 from untrained import save_untrained
 
-MODULE = "diffusion_density.studies.shards"
+MODULE = "diffusion_density.studies.shared.shards"
 EVALUATION = Evaluation(likelihood=Likelihood(images=3, tolerance=1e-2, throws=4), dequantized=2)
 
 
@@ -57,7 +58,7 @@ def test_a_broken_shard_is_measured_anew(tmp_path: Path, caplog: pytest.LogCaptu
 def test_shards_of_other_settings_or_other_code_are_not_used(tmp_path: Path) -> None:
     folders = {
         Shards(tmp_path, "run", module, {"a": a}).folder
-        for module in (MODULE, "diffusion_density.artifacts")
+        for module in (MODULE, "diffusion_density.machine.artifacts")
         for a in (1, 2)
     }
     assert len(folders) == 4

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 from diffusion_density.studies.job import device
 from diffusion_density.training.devices import OneDevice, available, open_available
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import image_training
-from diffusion_density import artifacts
-from diffusion_density.errors import InputError, NumericalError
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.training.checkpoints import Checkpoints
 from diffusion_density.training.devices import OneDevice, in_first
 from diffusion_density.training.flow_matching import FlowMatching

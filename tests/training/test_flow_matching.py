@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion_density.broadcasting import per_row
-from diffusion_density.errors import InputError
-from diffusion_density.mixtures import ExactModel, GaussianMixture
-from diffusion_density.model import DiffusionModel
-from diffusion_density.predictions import PREDICTIONS, Prediction
-from diffusion_density.schedules import LogLinear
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.mixtures import ExactModel, GaussianMixture
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.predictions import PREDICTIONS, Prediction
+from diffusion_density.process.schedules import LogLinear
 from diffusion_density.training.flow_matching import FlowMatching, TimeDensity
 from truths import network_of, seeded
 

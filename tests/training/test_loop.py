@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 import image_training
-from diffusion_density import artifacts
-from diffusion_density.density.bits import bits_per_dim
-from diffusion_density.density.dequantization import to_unit
+from diffusion_density.density.images.bits import bits_per_dim
+from diffusion_density.density.images.dequantization import to_unit
 from diffusion_density.density.result import LogDensity
-from diffusion_density.errors import InputError, NumericalError
-from diffusion_density.model import DiffusionModel
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError, NumericalError
+from diffusion_density.process.model import DiffusionModel
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.devices import OneDevice, open_devices
 from diffusion_density.training.flow_matching import FlowMatching

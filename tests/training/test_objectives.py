@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_density.predictions import PREDICTIONS, Prediction, target
-from diffusion_density.proposals import HalfSigma, Uniform
-from diffusion_density.schedules import Schedule
+from diffusion_density.process.predictions import PREDICTIONS, Prediction, target
+from diffusion_density.process.proposals import HalfSigma, Uniform
+from diffusion_density.process.schedules import Schedule
 from diffusion_density.training.objectives import Weighting, proposal, residual, weight
 from truths import PAPER_A, SCHEDULES, gaussian, network_of, random_mixture, seeded
 

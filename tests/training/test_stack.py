@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_density.density.flow import flow
-from diffusion_density.density.path_integral import path_integral
-from diffusion_density.errors import InputError, NumericalError
-from diffusion_density.model import DiffusionModel
+from diffusion_density.density.ode.flow import flow
+from diffusion_density.density.path_integral.plain import path_integral
+from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.networks.mlp import MLP
-from diffusion_density.predictions import Prediction
-from diffusion_density.proposals import HalfSigma
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.predictions import Prediction
+from diffusion_density.process.proposals import HalfSigma
 from diffusion_density.studies.density_estimators.divergences import Diffused, score_error
 from diffusion_density.training import stack as stacked
 from diffusion_density.training.objectives import Weighting

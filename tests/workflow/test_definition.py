@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_density import config
-from diffusion_density.figures.comparison import FIGURES as COMPARISON_FIGURES
-from diffusion_density.figures.density_estimators import FIGURES
-from diffusion_density.figures.density_formula import FIGURES as FORMULA_FIGURES
-from diffusion_density.figures.high_density import FIGURES as HIGH_FIGURES
-from diffusion_density.figures.max_likelihood import FIGURES as IMAGE_FIGURES
+from diffusion_density.commands import config
+from diffusion_density.studies.comparison.figures import FIGURES as COMPARISON_FIGURES
 from diffusion_density.studies.comparison.sizes import EXPERIMENTS as COMPARISON_EXPERIMENTS
+from diffusion_density.studies.density_estimators.figures import FIGURES
+from diffusion_density.studies.density_formula.figures import FIGURES as FORMULA_FIGURES
 from diffusion_density.studies.density_formula.sizes import EXPERIMENTS
+from diffusion_density.studies.high_density.figures import FIGURES as HIGH_FIGURES
 from diffusion_density.studies.high_density.sizes import EXPERIMENTS as HIGH_EXPERIMENTS
 from diffusion_density.studies.max_likelihood.costs import cost
+from diffusion_density.studies.max_likelihood.figures import FIGURES as IMAGE_FIGURES
 from repository import ROOT, Repository, figure_tables
 
 STUDIES = {

@@ -15,9 +15,12 @@ import pandas as pd
 import pytest
 
 from diffusion_density.claims.definition import VERDICTS, read_claims
-from diffusion_density.errors import InputError
-from diffusion_density.figures import comparison, density_formula, high_density, max_likelihood
-from diffusion_density.figures.density_estimators import FIGURES
+from diffusion_density.machine.errors import InputError
+from diffusion_density.studies.comparison import figures as comparison
+from diffusion_density.studies.density_estimators.figures import FIGURES
+from diffusion_density.studies.density_formula import figures as density_formula
+from diffusion_density.studies.high_density import figures as high_density
+from diffusion_density.studies.max_likelihood import figures as max_likelihood
 from repository import Repository, copy, figure_tables
 
 pytestmark = pytest.mark.slow
@@ -148,7 +151,9 @@ def test_every_claim_has_a_verdict(finished: Finished) -> None:
 
 def test_claims_follow_the_tables(finished: Finished) -> None:
     repository, _ = finished
-    with edited(repository.path / "src/diffusion_density/studies/max_likelihood/gaps.py", "\n", "\n# edited\n"):
+    with edited(
+        repository.path / "src/diffusion_density/studies/max_likelihood/experiments/gaps.py", "\n", "\n# edited\n"
+    ):
         text = repository.snakemake("-n", *SMOKE)
     assert {"claims_judge", "claims_page"} <= set(re.findall(r"rule (\w+):\n", text))
 
@@ -207,7 +212,9 @@ def test_editing_another_paper_reruns_nothing(finished: Finished) -> None:
 
 def test_editing_one_experiment_reruns_it_alone(finished: Finished) -> None:
     repository, _ = finished
-    with edited(repository.path / "src/diffusion_density/studies/density_formula/toy.py", "\n", "\n# edited\n"):
+    with edited(
+        repository.path / "src/diffusion_density/studies/density_formula/experiments/toy.py", "\n", "\n# edited\n"
+    ):
         assert repository.planned(*SMOKE) == {"density_formula_toy", "density_formula_figure_weightings", "all"}
 
 
@@ -216,7 +223,7 @@ IMAGE_FIGURE_RULES = {f"max_likelihood_figure_{name}" for name in max_likelihood
 
 def test_editing_the_bound_trains_no_image_network(finished: Finished) -> None:
     repository, _ = finished
-    with edited(repository.path / "src/diffusion_density/density/bound.py", "\n", "\n# edited\n"):
+    with edited(repository.path / "src/diffusion_density/density/images/bound.py", "\n", "\n# edited\n"):
         planned = repository.planned(*SMOKE)
     evaluated = ("main-photos32", "ablation-velocity-vp-importance", *(f"finetuning-{w}" for w in ("0", "0.1", "1")))
     expected = {"curves", "findings", "table_curves", "table_likelihood", *(f"likelihood {run}" for run in evaluated)}

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 import slurm
-from diffusion_density import artifacts, config
+from diffusion_density.commands import config
+from diffusion_density.machine import artifacts
 from repository import Repository, copy
 
 pytestmark = pytest.mark.slow

@@ -2,9 +2,9 @@ import os
 import sys
 from pathlib import Path
 
-from diffusion_density.config import read_config, read_scale
-from diffusion_density.errors import InputError
-from diffusion_density.sources import sources_hash
+from diffusion_density.commands.config import read_config, read_scale
+from diffusion_density.machine.errors import InputError
+from diffusion_density.machine.sources import sources_hash
 
 try:
     CONFIG = read_config(config, workflow.config_settings.overwrite_config)

@@ -1,5 +1,5 @@
 COMPARISON = SCALE.comparison
-COMPARISON_MODULE = "diffusion_density.studies.comparison"
+COMPARISON_MODULE = "diffusion_density.studies.comparison.experiments"
 # Jobs that start from nothing, with the tables that they write, in order.
 COMPARISON_EXPERIMENTS = {
     "estimators": ["estimators/mixtures"],
@@ -17,7 +17,7 @@ COMPARISON_JOBS = COMPARISON.jobs(CONFIG.seeds)
 COMPARISON_RUNS = HIGH_RUNS if CONFIG.scale == "paper" else [ML.reference]
 # Parts of the tables: mixtures, a network of paper A, and networks of paper D.
 COMPARISON_PARTS = ["mixtures", "trained", *COMPARISON_RUNS]
-# Each figure with the tables that it reads, as in diffusion_density.figures.comparison.
+# Each figure with the tables that it reads, as in diffusion_density.studies.comparison.figures.
 COMPARISON_FIGURES = {
     "accuracy": ["estimators"],
     "bias": ["decision"],

@@ -3,8 +3,8 @@ DATASETS = SIZES.datasets()
 RUNS = SIZES.runs(CONFIG.seeds)
 # The run whose networks are timed and compared in detail.
 DETAILED = f"throws-{SIZES.throws_default}"
-MODULE = "diffusion_density.studies.density_estimators"
-# Each figure with the tables that it reads, as in diffusion_density.figures.density_estimators.
+MODULE = "diffusion_density.studies.density_estimators.experiments"
+# Each figure with the tables that it reads, as in diffusion_density.studies.density_estimators.figures.
 FIGURES = {
     "kl_throws": ["throws"],
     "kl_sweeps": ["throws", "samples", "dimensions"],

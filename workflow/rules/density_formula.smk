@@ -32,7 +32,7 @@ rule density_formula_train:
     params:
         spec=lambda wildcards: FORMULA_RUNS[wildcards.network].model_dump_json(),
         code=lambda wildcards: sources_hash(
-            f"{FORMULA_MODULE}.{wildcards.network}_networks"
+            f"{FORMULA_MODULE}.train_{wildcards.network}"
         ),
     shell:
         "python -m diffusion_density density-formula train {wildcards.network}"

@@ -1,7 +1,7 @@
 FORMULA_SIZES = SCALE.density_formula
 FORMULA_RUNS = FORMULA_SIZES.runs(CONFIG.seeds)
 FORMULA_JOBS = FORMULA_SIZES.jobs(CONFIG.seeds)
-FORMULA_MODULE = "diffusion_density.studies.density_formula"
+FORMULA_MODULE = "diffusion_density.studies.density_formula.experiments"
 # Jobs that start from nothing, with the tables that they write, in order.
 FORMULA_EXPERIMENTS = {
     "exactness": ["exactness", "variance"],
@@ -17,7 +17,7 @@ FORMULA_MEASURED = {
     "digit_estimates": "digits",
     "digit_classes": "digits",
 }
-# Each figure with the tables that it reads, as in diffusion_density.figures.density_formula.
+# Each figure with the tables that it reads, as in diffusion_density.studies.density_formula.figures.
 FORMULA_FIGURES = {
     "exactness": ["exactness", "variance"],
     "discretisation": ["discretisation", "slopes"],

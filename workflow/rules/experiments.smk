@@ -32,7 +32,7 @@ for study, (experiments, sizes, paper_mb, paper_minutes) in STUDY_EXPERIMENTS.it
                 verb=study.replace("_", "-"),
                 experiment=experiment,
                 spec=sizes[experiment].model_dump_json(),
-                code=sources_hash(f"diffusion_density.studies.{study}.{experiment}"),
+                code=sources_hash(f"diffusion_density.studies.{study}.experiments.{experiment}"),
             shell:
                 "python -m diffusion_density {params.verb} experiment {params.experiment}"
                 " --spec {params.spec:q} $(printf -- ' --out %s' {output})"

@@ -47,7 +47,7 @@ for study, figures in STUDY_FIGURES.items():
                 study=study,
                 figure=figure,
                 tables=lambda wildcards, input: Path(input[0]).parent,
-                code=sources_hash(f"diffusion_density.figures.{study}"),
+                code=sources_hash(f"diffusion_density.studies.{study}.figures"),
             shell:
                 "python -m diffusion_density figure {params.study} {params.figure}"
                 " --tables {params.tables} --out {output.svg} 2>&1 | tee {log}"

@@ -3,7 +3,7 @@ import math
 from diffusion_density.data import catalogue
 
 ML = SCALE.max_likelihood
-ML_MODULE = "diffusion_density.studies.max_likelihood"
+ML_MODULE = "diffusion_density.studies.max_likelihood.experiments"
 # The image sets that are there by slug, and the names of those that are not.
 ML_PRESENT = {
     catalogue.slug(name): name
@@ -45,7 +45,7 @@ ML_PARTS = {
     "samples": ML_SAMPLED,
     "coders": list(ML_SETS),
 }
-# Each figure with the tables that it reads, as in diffusion_density.figures.max_likelihood.
+# Each figure with the tables that it reads, as in diffusion_density.studies.max_likelihood.figures.
 ML_FIGURES = {
     "bits_per_dim": ["findings", "coders"],
     "convergence": ["curves", "findings"],

@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from diffusion_density import artifacts
-from diffusion_density.errors import InputError
-from diffusion_density.intervals import NORMAL
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
+from diffusion_density.studies.shared.intervals import NORMAL
 
 TIMES = "seconds"
 REPEATS = ("seed", "point", "image", "sample", "index", "pair", "repeat", "batch", "coordinate", "x")

@@ -21,9 +21,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
+from diffusion_density.machine.validation import checked, read_yaml
 from diffusion_density.studies.fields import Strict
-from diffusion_density.validation import checked, read_yaml
 
 Paper = Literal["A", "B", "C", "D"]
 ScaleName = Literal["smoke", "desk", "paper"]

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from scipy.stats import linregress
 
-from diffusion_density import intervals
 from diffusion_density.claims.definition import (
     Cells,
     Exact,
@@ -23,8 +22,9 @@ from diffusion_density.claims.definition import (
     Slope,
     Stated,
 )
-from diffusion_density.errors import InputError
-from diffusion_density.intervals import NORMAL, Interval
+from diffusion_density.machine.errors import InputError
+from diffusion_density.studies.shared import intervals
+from diffusion_density.studies.shared.intervals import NORMAL, Interval
 
 
 class NoRows(InputError):

@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from diffusion_density import artifacts
 from diffusion_density.claims.definition import VERDICTS, Claim, Claims, Paper, Verdict
 from diffusion_density.claims.verdicts import COLUMNS
-from diffusion_density.errors import InputError
-from diffusion_density.tables import records
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
+from diffusion_density.studies.shared.tables import records
 
 TITLES: Mapping[Paper, str] = {
     "A": "Diffusion Density Estimators",

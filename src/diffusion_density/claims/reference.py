@@ -8,9 +8,9 @@ page is made anew from the rest by ``diffusion-density claims page``.
 import shutil
 from pathlib import Path
 
-from diffusion_density import artifacts
-from diffusion_density.errors import InputError
-from diffusion_density.provenance import beside
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
+from diffusion_density.machine.provenance import beside
 
 LARGE, WHOLE = 500_000, 5_000_000
 """Bytes that one file, and the whole, may have."""

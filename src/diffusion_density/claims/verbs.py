@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from diffusion_density.artifacts import settings_hash
 from diffusion_density.claims.definition import ScaleName, read_claims
-from diffusion_density.provenance import recording
+from diffusion_density.machine.artifacts import settings_hash
+from diffusion_density.machine.provenance import recording
 from diffusion_density.studies.job import Out
 
 verbs = typer.Typer(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffusion_density import artifacts
 from diffusion_density.claims.definition import Claim, Claims, Measure, ScaleName, Test, Verdict
 from diffusion_density.claims.metrics import NoRows, Tables, measure
-from diffusion_density.errors import InputError
-from diffusion_density.intervals import Interval
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
+from diffusion_density.studies.shared.intervals import Interval
 
 COLUMNS = ["id", "paper", "kind", "statement", "published", "measured", "ci_low", "ci_high", "unit", "verdict", "scale"]
 COLUMNS += ["evidence", "quantity", "reason"]

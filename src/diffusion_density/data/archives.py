@@ -25,8 +25,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from diffusion_density.artifacts import sha256_of
-from diffusion_density.errors import InputError
+from diffusion_density.machine.artifacts import sha256_of
+from diffusion_density.machine.errors import InputError
 
 CHUNK = 1 << 20
 LEVELS = "levels"

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from diffusion_density.data.archives import Archive
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 
 EMBEDDED = ("digits", "photos32")
 CIFAR10 = Archive(

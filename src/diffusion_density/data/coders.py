@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, features
 from torch import Tensor
 
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 
 CODERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {

@@ -26,10 +26,10 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from diffusion_density.artifacts import replacing, sha256_of
 from diffusion_density.data.archives import Archive, arrays_of, levels_of, npz_in_zip, obtain, png_in_tar, tar_members
 from diffusion_density.data.catalogue import CIFAR10, IMAGENET32, check_name, files
-from diffusion_density.errors import InputError
+from diffusion_density.machine.artifacts import replacing, sha256_of
+from diffusion_density.machine.errors import InputError
 
 IMAGENET_TERMS = "non-commercial research; images may not be redistributed (image-net.org terms of access)"
 

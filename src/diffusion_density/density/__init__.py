@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from diffusion_density._lazy import export
+from diffusion_density.machine.lazy import export
 
 if TYPE_CHECKING:
-    from diffusion_density.density.bits import bits_per_dim
-    from diffusion_density.density.bound import BoundTerms, bound_terms
     from diffusion_density.density.chain import chain, reverse_chain
     from diffusion_density.density.class_posterior import class_log_posterior
-    from diffusion_density.density.flow import flow
     from diffusion_density.density.formula import formula
-    from diffusion_density.density.path_integral import path_integral
+    from diffusion_density.density.images.bits import bits_per_dim
+    from diffusion_density.density.images.bound import BoundTerms, bound_terms
+    from diffusion_density.density.ode.flow import flow
+    from diffusion_density.density.path_integral.plain import path_integral
     from diffusion_density.density.result import LogDensity
     from diffusion_density.density.tracking import track
 
@@ -32,15 +32,15 @@ __all__ = [
 export(
     __name__,
     {
-        "BoundTerms": "bound:BoundTerms",
+        "BoundTerms": "images.bound:BoundTerms",
         "LogDensity": "result:LogDensity",
-        "bits_per_dim": "bits:bits_per_dim",
-        "bound_terms": "bound:bound_terms",
+        "bits_per_dim": "images.bits:bits_per_dim",
+        "bound_terms": "images.bound:bound_terms",
         "chain": "chain:chain",
         "class_log_posterior": "class_posterior:class_log_posterior",
-        "flow": "flow:flow",
+        "flow": "ode.flow:flow",
         "formula": "formula:formula",
-        "path_integral": "path_integral:path_integral",
+        "path_integral": "path_integral.plain:path_integral",
         "reverse_chain": "chain:reverse_chain",
         "track": "tracking:track",
     },

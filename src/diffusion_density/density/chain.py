@@ -27,14 +27,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffusion_density.batching import ROWS
-from diffusion_density.broadcasting import flat
 from diffusion_density.density.formula import time_nodes
 from diffusion_density.density.result import LogDensity, check_points, estimated
-from diffusion_density.errors import InputError
-from diffusion_density.model import Model
-from diffusion_density.reverse_process import prior_sample
-from diffusion_density.schedules import Schedule
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.batches import ROWS
+from diffusion_density.process.broadcasting import flat
+from diffusion_density.process.model import Model
+from diffusion_density.process.reverse_process import prior_sample
+from diffusion_density.process.schedules import Schedule
 
 
 def chain(

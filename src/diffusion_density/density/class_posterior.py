@@ -16,8 +16,8 @@ from torch import Tensor
 
 from diffusion_density.density.formula import formula
 from diffusion_density.density.result import LogDensity
-from diffusion_density.errors import InputError
-from diffusion_density.model import Model
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.model import Model
 
 FORMULA = partial(formula, rule="quadrature", steps=32, throws=16)
 

@@ -38,12 +38,12 @@ from scipy.special import roots_legendre
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from diffusion_density.batching import BLOCK, ROWS, normals
-from diffusion_density.broadcasting import flat, per_row
 from diffusion_density.density.result import LogDensity, check_points, estimated
-from diffusion_density.errors import InputError
-from diffusion_density.model import GaussianPrior, Model
-from diffusion_density.schedules import Discrete, Schedule
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.batches import BLOCK, ROWS, normals
+from diffusion_density.process.broadcasting import flat, per_row
+from diffusion_density.process.model import GaussianPrior, Model
+from diffusion_density.process.schedules import Discrete, Schedule
 
 Rule = Literal["sum", "trapezoid", "quadrature"]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 
 Kind = Literal["exact", "unbiased", "lower", "upper"]
 Of = Literal["flow", "sde"]

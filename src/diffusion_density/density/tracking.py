@@ -34,13 +34,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffusion_density.batching import ROWS
-from diffusion_density.broadcasting import flat
-from diffusion_density.density.divergence import rademacher, with_divergence
+from diffusion_density.density.ode.divergence import rademacher, with_divergence
 from diffusion_density.density.result import LogDensity, estimated
-from diffusion_density.errors import InputError
-from diffusion_density.model import Model
-from diffusion_density.reverse_process import prior_sample, reverse_steps
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.batches import ROWS
+from diffusion_density.process.broadcasting import flat
+from diffusion_density.process.model import Model
+from diffusion_density.process.reverse_process import prior_sample, reverse_steps
 
 
 def track(

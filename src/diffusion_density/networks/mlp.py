@@ -20,9 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from diffusion_density.broadcasting import distinct_time
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 from diffusion_density.networks.embeddings import FourierFeatures
+from diffusion_density.process.broadcasting import distinct_time
 
 
 class MLP(nn.Module):

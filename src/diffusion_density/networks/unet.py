@@ -19,8 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle, silu
 
-from diffusion_density.broadcasting import distinct_time
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 from diffusion_density.networks.blocks import (
     Attention,
     ChannelNorm,
@@ -31,6 +30,7 @@ from diffusion_density.networks.blocks import (
     noise_of_levels,
     zeroed,
 )
+from diffusion_density.process.broadcasting import distinct_time
 
 GROUPS = 32
 

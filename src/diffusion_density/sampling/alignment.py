@@ -19,11 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import vjp
 
-from diffusion_density.batching import ROWS
-from diffusion_density.broadcasting import flat
 from diffusion_density.density.result import check_points
-from diffusion_density.errors import InputError
-from diffusion_density.model import Model
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.batches import ROWS
+from diffusion_density.process.broadcasting import flat
+from diffusion_density.process.model import Model
 from diffusion_density.sampling.mode_tracking import log_snr_nodes, rates, runge_kutta
 
 

@@ -5,8 +5,8 @@ From z ~ N(0, v I), the model's prior at s_max,
 .. math:: \frac{dx}{ds} = v(x, s), \qquad x(s_{max}) = z, \qquad \text{sample} = x(s_{start})
 
 (paper A, section 3; Song et al. 2021, section 4.3). This is the flow whose density ``density.flow`` gives, solved the
-other way by the same solver, :mod:`diffusion_density.density.runge_kutta`. Its first trial step is a hundredth of the
-way: near the prior the field nearly vanishes, and a first step chosen from it can cover most of the way with an error
+other way by the same solver, `density.ode.runge_kutta`. Its first trial step is a hundredth of
+the way: near the prior the field nearly vanishes, and a first step chosen from it can cover most of the way with an error
 that goes unseen.
 """
 
@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffusion_density.broadcasting import flat
-from diffusion_density.density.runge_kutta import integrate
-from diffusion_density.errors import InputError
-from diffusion_density.model import Model
-from diffusion_density.reverse_process import prior_sample
+from diffusion_density.density.ode.runge_kutta import integrate
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.broadcasting import flat
+from diffusion_density.process.model import Model
+from diffusion_density.process.reverse_process import prior_sample
 
 FIRST_STEP = 0.01  # of the way
 

@@ -42,12 +42,12 @@ from scipy.stats import chi
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diffusion_density.batching import ROWS
-from diffusion_density.broadcasting import flat, per_row
-from diffusion_density.density.divergence import rademacher, with_divergence
-from diffusion_density.errors import InputError
-from diffusion_density.model import Model
-from diffusion_density.reverse_process import prior_sample
+from diffusion_density.density.ode.divergence import rademacher, with_divergence
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.batches import ROWS
+from diffusion_density.process.broadcasting import flat, per_row
+from diffusion_density.process.model import Model
+from diffusion_density.process.reverse_process import prior_sample
 from diffusion_density.sampling.mode_tracking import log_snr_nodes, rates
 
 Divergence = Literal["exact", "hutchinson"]

@@ -32,13 +32,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.func import grad, vjp, vmap
 
-from diffusion_density.batching import ROWS
-from diffusion_density.broadcasting import flat, per_row
 from diffusion_density.density.result import check_points
-from diffusion_density.errors import InputError
-from diffusion_density.model import Model
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.batches import ROWS
+from diffusion_density.process.broadcasting import flat, per_row
+from diffusion_density.process.model import Model
+from diffusion_density.process.schedules import Schedule
 from diffusion_density.sampling.samplers import sample
-from diffusion_density.schedules import Schedule
 
 
 def rates(schedule: Schedule, log_snr: Tensor) -> tuple[Tensor, Tensor, Tensor]:

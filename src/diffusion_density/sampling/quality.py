@@ -22,7 +22,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 
 SMALLEST = 8  # pixels on the shorter side of the coarsest level, by default
 BLOCK = 1 << 24  # projections held at once

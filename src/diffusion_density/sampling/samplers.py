@@ -1,11 +1,11 @@
-"""Ancestral sampling: from the prior back to data by Euler–Maruyama (:mod:`diffusion_density.reverse_process`)."""
+"""Ancestral sampling: from the prior back to data by Euler–Maruyama (`process.reverse_process`)."""
 
 import torch
 from torch import Tensor
 
-from diffusion_density.errors import InputError
-from diffusion_density.model import Model
-from diffusion_density.reverse_process import prior_sample, reverse_steps
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.model import Model
+from diffusion_density.process.reverse_process import prior_sample, reverse_steps
 
 
 def sample(

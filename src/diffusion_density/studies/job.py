@@ -10,10 +10,10 @@ from typing import Annotated, TypeAlias, TypeVar
 import typer
 from pydantic import BaseModel
 
-from diffusion_density.errors import InputError
-from diffusion_density.provenance import recording
+from diffusion_density.machine.errors import InputError
+from diffusion_density.machine.provenance import recording
+from diffusion_density.machine.validation import parse
 from diffusion_density.studies.fields import Strict
-from diffusion_density.validation import parse
 
 Sizes = TypeVar("Sizes", bound=Strict)
 Spec = Annotated[str, typer.Option(help="JSON of the job's sizes.")]
@@ -39,7 +39,7 @@ def job(
     Gives a list for folders that are of no use once the outputs and their provenance are written: they go last, so that
     a job that is killed at any moment finds them again.
     """
-    from diffusion_density.runtime import configure
+    from diffusion_density.machine.runtime import configure
 
     configure(threads)
     plain = {
@@ -84,4 +84,4 @@ def experiment(
     """
     sizes = parse(known(name, jobs), spec, "--spec")
     with job(out, {"experiment": name, "sizes": sizes}, getattr(sizes, "seeds", ()), threads):
-        import_module(f"diffusion_density.studies.{study}.{name}").measure(sizes, *out)
+        import_module(f"diffusion_density.studies.{study}.experiments.{name}").measure(sizes, *out)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 
 PARTS = ("weight", "average", "first", "second")
 BETAS = (0.9, 0.99)

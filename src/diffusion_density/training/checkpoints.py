@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion_density import artifacts
-from diffusion_density.errors import InputError
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 KEPT = 2

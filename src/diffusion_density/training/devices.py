@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffusion_density import gpu_locks
-from diffusion_density.errors import InputError
+from diffusion_density.machine import gpu_locks
+from diffusion_density.machine.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -30,12 +30,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffusion_density.broadcasting import flat, per_row
-from diffusion_density.errors import InputError
-from diffusion_density.predictions import Prediction, checked, is_straight, target
-from diffusion_density.proposals import Proposal, Uniform
-from diffusion_density.schedules import LogLinear
-from diffusion_density.times import AlphaSquared, likelihood_weight
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.broadcasting import flat, per_row
+from diffusion_density.process.predictions import Prediction, checked, is_straight, target
+from diffusion_density.process.proposals import Proposal, Uniform
+from diffusion_density.process.schedules import LogLinear
+from diffusion_density.process.times import AlphaSquared, likelihood_weight
 
 TimeDensity = Literal["uniform", "importance"]
 

@@ -17,10 +17,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffusion_density.broadcasting import per_row
-from diffusion_density.predictions import Prediction, to_score
-from diffusion_density.proposals import HalfSigma, Proposal, Uniform
-from diffusion_density.schedules import Schedule
+from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.predictions import Prediction, to_score
+from diffusion_density.process.proposals import HalfSigma, Proposal, Uniform
+from diffusion_density.process.schedules import Schedule
 
 Weighting = Literal["unit", "likelihood", "sigmoid"]
 

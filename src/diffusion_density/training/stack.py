@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from diffusion_density.errors import InputError, NumericalError
+from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.networks.mlp import MLP
-from diffusion_density.predictions import Prediction
-from diffusion_density.schedules import Schedule
+from diffusion_density.process.predictions import Prediction
+from diffusion_density.process.schedules import Schedule
 from diffusion_density.training.objectives import Weighting, proposal, residual, weight
 
 ROWS = 131_072  # rows of one pass, all members together; fewer cost overhead, and more gain nothing (measured)

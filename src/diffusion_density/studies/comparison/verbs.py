@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from diffusion_density.provenance import recording
+from diffusion_density.machine.provenance import recording
+from diffusion_density.machine.validation import parse
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.comparison.sizes import EXPERIMENTS, Pictures, Trained
 from diffusion_density.studies.density_estimators.sizes import TrainingRun
 from diffusion_density.studies.job import DataDir, Gpus, RunSpec, Spec, Tables, Threads, device, job
-from diffusion_density.studies.max_likelihood.jobs import Run
-from diffusion_density.validation import parse
+from diffusion_density.studies.max_likelihood.runs import Run
 
 verbs = typer.Typer(help="The comparison of all estimators: what its workflow rules call.", no_args_is_help=True)
 
@@ -42,7 +42,7 @@ def trained(
     """Measure the estimators on a network of paper A."""
     of, sizes = parse(TrainingRun, run, "--run"), parse(Trained, spec, "--spec")
     with job([estimators, variance], {"run": of, "sizes": sizes}, of.seeds[:1], threads):
-        from diffusion_density.studies.comparison.trained import measure
+        from diffusion_density.studies.comparison.experiments.trained import measure
 
         measure(sizes, of, dataset, models, estimators, variance)
 
@@ -62,7 +62,7 @@ def pictures(
     of, sizes = parse(Run, run, "--run"), parse(Pictures, spec, "--spec")
     with job([estimators, variance], {"run": of, "sizes": sizes}, of.seeds[:1], threads):
         from diffusion_density.data.images import load
-        from diffusion_density.studies.comparison.pictures import measure
+        from diffusion_density.studies.comparison.experiments.pictures import measure
 
         images = load(of.dataset, data_dir, download=False)
         measure(of, sizes, images, models, estimators, variance, device=device(gpus))
@@ -77,6 +77,6 @@ def findings(
 ) -> None:
     """Judge the estimators from all tables."""
     with recording([findings, decision], settings={"tables": [str(path) for path in [*estimators, *variance]]}):
-        from diffusion_density.studies.comparison.findings import write
+        from diffusion_density.studies.comparison.experiments.findings import write
 
         write(estimators, variance, findings, decision)

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_density.batching import ROWS
-from diffusion_density.broadcasting import per_row
-from diffusion_density.density.path_integral import path_integral
-from diffusion_density.mixtures import ExactModel, GaussianMixture
-from diffusion_density.model import GaussianPrior, Model
-from diffusion_density.proposals import HalfSigma
-from diffusion_density.schedules import Schedule
+from diffusion_density.density.path_integral.plain import path_integral
+from diffusion_density.process.batches import ROWS
+from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.mixtures import ExactModel, GaussianMixture
+from diffusion_density.process.model import GaussianPrior, Model
+from diffusion_density.process.proposals import HalfSigma
+from diffusion_density.process.schedules import Schedule
 from diffusion_density.training.objectives import weight
 
 

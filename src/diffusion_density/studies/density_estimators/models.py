@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from diffusion_density.model import DiffusionModel
 from diffusion_density.networks.mlp import MLP
-from diffusion_density.schedules import VariancePreserving
-from diffusion_density.studies import stacks
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.density_estimators.sizes import Arm, TrainingRun
+from diffusion_density.studies.shared import stacks
 
 SCHEDULE = VariancePreserving(beta_min=0.1, beta_max=16.0)  # sheet A, section 1
 

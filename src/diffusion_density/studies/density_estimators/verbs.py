@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from diffusion_density.machine.validation import parse
 from diffusion_density.studies.density_estimators.sizes import Agreement, Dataset, Evaluation, Timing, TrainingRun
 from diffusion_density.studies.fields import Strict
 from diffusion_density.studies.job import Out, RunSpec, Tables, Threads, job, known
-from diffusion_density.validation import parse
 
 verbs = typer.Typer(help='Paper A, "Diffusion Density Estimators": what its workflow rules call.', no_args_is_help=True)
 
@@ -28,7 +28,7 @@ def dataset(spec: Annotated[str, typer.Option(help="JSON of the data set.")], ou
     """Draw the random mixtures of one dimension and their training points."""
     settings = parse(Dataset, spec, "--spec")
     with job([out], {"dataset": settings}, threads=threads):
-        from diffusion_density.studies.density_estimators.dataset import prepare
+        from diffusion_density.studies.density_estimators.experiments.dataset import prepare
 
         prepare(settings, out)
 
@@ -38,7 +38,7 @@ def train(spec: RunSpec, dataset: DatasetFile, out: Out, threads: Threads = 1) -
     """Train the networks of one run."""
     run = parse(TrainingRun, spec, "--spec")
     with job([out], {"run": run}, run.seeds, threads):
-        from diffusion_density.studies.density_estimators.train import train
+        from diffusion_density.studies.density_estimators.experiments.train import train
 
         train(run, dataset, out)
 
@@ -56,7 +56,7 @@ def evaluate(
     """Measure KL, entropy and score errors of the networks of the run NAME."""
     run, sizes = parse(TrainingRun, spec, "--spec"), parse(Evaluation, evaluation, "--evaluation")
     with job([out], {"name": name, "run": run, "evaluation": sizes}, run.seeds, threads):
-        from diffusion_density.studies.density_estimators.evaluate import evaluate
+        from diffusion_density.studies.density_estimators.experiments.evaluate import evaluate
 
         evaluate(name, run, sizes, dataset, models, out)
 
@@ -74,5 +74,5 @@ def examine(
     """Measure WHAT on the networks of one run: seconds and errors of both estimators, or where they should agree."""
     run, chosen = parse(TrainingRun, spec, "--spec"), parse(known(what, EXAMINATIONS), sizes, "--sizes")
     with job(out, {"run": run, what: chosen}, run.seeds, threads):
-        module = import_module(f"diffusion_density.studies.density_estimators.{what}")
+        module = import_module(f"diffusion_density.studies.density_estimators.experiments.{what}")
         module.measure(chosen, run, dataset, models, *out)

@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_density.networks.mlp import MLP
-from diffusion_density.predictions import Prediction
-from diffusion_density.schedules import Schedule, VariancePreserving
+from diffusion_density.process.predictions import Prediction
+from diffusion_density.process.schedules import Schedule, VariancePreserving
 from diffusion_density.studies.density_formula.sizes import Training
 from diffusion_density.training.objectives import Weighting
 from diffusion_density.training.stack import Member, train_stack

@@ -24,7 +24,7 @@ from scipy.optimize import brentq
 from scipy.special import gamma
 from scipy.stats import binom
 
-from diffusion_density.errors import InputError
+from diffusion_density.machine.errors import InputError
 
 Numbers = Float[np.ndarray, " n"]
 NODES = 12  # of Gauss–Legendre, a bin and axis

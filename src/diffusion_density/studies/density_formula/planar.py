@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffusion_density.mixtures import GaussianMixture
+from diffusion_density.process.mixtures import GaussianMixture
 
 NAMES = ("moons", "eight", "checkerboard")
 

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from diffusion_density.machine.validation import parse
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.density_formula.sizes import EXPERIMENTS, MEASURED, Run
 from diffusion_density.studies.job import Out, RunSpec, Spec, Tables, Threads, job, known
-from diffusion_density.validation import parse
 
 STUDY = "density_formula"
 
@@ -32,7 +32,7 @@ def train(name: str, spec: Spec, out: Out, threads: Threads = 1) -> None:
     """Train the networks NAME: planar or digits."""
     run = parse(known(name, {"planar": Run, "digits": Run}), spec, "--spec")
     with job([out], {"networks": name, "run": run}, run.seeds, threads):
-        import_module(f"diffusion_density.studies.{STUDY}.{name}_networks").train(run, out)
+        import_module(f"diffusion_density.studies.{STUDY}.experiments.train_{name}").train(run, out)
 
 
 @verbs.command()
@@ -47,4 +47,4 @@ def measure(
     """Measure trained networks: the table NAME."""
     trained, sizes = parse(Run, run, "--run"), parse(known(name, MEASURED), spec, "--spec")
     with job([out], {"measured": name, "run": trained, "sizes": sizes}, trained.seeds, threads):
-        import_module(f"diffusion_density.studies.{STUDY}.{name}").measure(trained, sizes, models, out)
+        import_module(f"diffusion_density.studies.{STUDY}.experiments.{name}").measure(trained, sizes, models, out)

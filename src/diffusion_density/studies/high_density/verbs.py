@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from diffusion_density.provenance import recording
+from diffusion_density.machine.provenance import recording
+from diffusion_density.machine.validation import parse
 from diffusion_density.studies import job as jobs
 from diffusion_density.studies.high_density.sizes import EXPERIMENTS, Images
 from diffusion_density.studies.job import DataDir, Gpus, Out, RunSpec, Spec, Tables, Threads, device, job
-from diffusion_density.studies.max_likelihood.jobs import Run
-from diffusion_density.validation import parse
+from diffusion_density.studies.max_likelihood.runs import Run
 
 verbs = typer.Typer(
     help='Paper C, "Diffusion Models as Cartoonists": what its workflow rules call.', no_args_is_help=True
@@ -42,7 +42,7 @@ def images(
     trained, sizes = parse(Run, run, "--run"), parse(Images, spec, "--spec")
     with job([out, grid], {"name": name, "run": trained, "sizes": sizes}, trained.seeds[:1], threads):
         from diffusion_density.data.images import load
-        from diffusion_density.studies.high_density.images import measure
+        from diffusion_density.studies.high_density.experiments.images import measure
 
         found = load(trained.dataset, data_dir, download=False)
         measure(name, trained, sizes, found, models, out, grid, device=device(gpus))
@@ -52,6 +52,6 @@ def images(
 def findings(images: Annotated[Path, typer.Argument(help="The table of all scored images.")], out: Out) -> None:
     """Judge paper C's claims of images from their table."""
     with recording([out], settings={"images": str(images)}):
-        from diffusion_density.studies.high_density.findings import measure
+        from diffusion_density.studies.high_density.experiments.findings import measure
 
         measure(images, out)

@@ -10,7 +10,7 @@ from diffusion_density.data.images import load
 from diffusion_density.networks.build import build_unet
 from diffusion_density.networks.cost import flops, parameters
 from diffusion_density.networks.sizes import FullResolutionUNetSize, SmallUNetSize
-from diffusion_density.studies.max_likelihood.jobs import DIGITS, Run
+from diffusion_density.studies.max_likelihood.runs import DIGITS, Run
 from diffusion_density.training.cost import FIRST_ORDER, SECOND_ORDER
 
 GPU_FLOPS = 0.3 * 312e12

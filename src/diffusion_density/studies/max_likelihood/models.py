@@ -7,16 +7,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from diffusion_density import artifacts
 from diffusion_density.data.images import ImageSet
-from diffusion_density.density.dequantization import start_gamma
-from diffusion_density.errors import InputError
-from diffusion_density.model import DiffusionModel
+from diffusion_density.density.images.dequantization import start_gamma
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
+from diffusion_density.machine.validation import checked
 from diffusion_density.networks.build import build_unet
-from diffusion_density.schedules import LogLinear
-from diffusion_density.studies.max_likelihood.jobs import Arm, Run
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.schedules import LogLinear
+from diffusion_density.studies.max_likelihood.runs import Arm, Run
 from diffusion_density.training.flow_matching import FlowMatching
-from diffusion_density.validation import checked
 
 GAMMA_MAX = 5.0  # sheet D, section 1.1
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from diffusion_density.networks.sizes import UNetSize
 from diffusion_density.studies.fields import Count, Counts, Positive, Several, Strict
-from diffusion_density.studies.max_likelihood.jobs import (
+from diffusion_density.studies.max_likelihood.runs import (
     DIGITS,
     Arm,
     Curve,

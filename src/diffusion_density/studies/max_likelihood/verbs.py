@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from diffusion_density.errors import InputError
-from diffusion_density.provenance import recording
+from diffusion_density.machine.errors import InputError
+from diffusion_density.machine.provenance import recording
+from diffusion_density.machine.validation import parse
 from diffusion_density.studies.fields import Strict
 from diffusion_density.studies.job import DataDir, Gpus, Out, RunSpec, Setting, Threads, device, job, known
-from diffusion_density.studies.max_likelihood.jobs import Curve, Evaluation, Run, Samples, Trace, Variance
-from diffusion_density.validation import parse
+from diffusion_density.studies.max_likelihood.runs import Curve, Evaluation, Run, Samples, Trace, Variance
 
 if TYPE_CHECKING:
     from diffusion_density.data.images import ImageSet
@@ -38,7 +38,7 @@ EXAMINATIONS: dict[str, type[Strict]] = {"curves": Curve, "variance": Variance, 
 def dataset(name: str, data_dir: DataDir, out: Out) -> None:
     """Check and describe the image set NAME."""
     with job([out], {"name": name}):
-        from diffusion_density.studies.max_likelihood.dataset import describe
+        from diffusion_density.studies.max_likelihood.experiments.dataset import describe
 
         describe(name, data_dir, out)
 
@@ -52,7 +52,7 @@ def lossless(
 ) -> None:
     """Code test images of the image set NAME without loss."""
     with job([out], {"name": name, "images": images}):
-        from diffusion_density.studies.max_likelihood.lossless import measure
+        from diffusion_density.studies.max_likelihood.experiments.lossless import measure
 
         measure(name, data_dir, images, out)
 
@@ -66,7 +66,7 @@ def datasets(
 ) -> None:
     """List the image sets that are there, and how to get the others."""
     with job([out], {"descriptions": [file.name for file in descriptions], "absent": list(absent or [])}):
-        from diffusion_density.studies.max_likelihood.dataset import summarise
+        from diffusion_density.studies.max_likelihood.experiments.dataset import summarise
 
         summarise(descriptions, list(absent or []), data_dir, out)
 
@@ -96,8 +96,8 @@ def train(
     images = _images(run, data_dir)
     settings: dict[str, Setting] = {"name": name, "run": run, "precision": precision, "images": images.sha256}
     with job([out], settings, run.seeds, max(1, threads // devices)) as spent:
-        from diffusion_density.runtime import use_bfloat16
-        from diffusion_density.studies.max_likelihood.train import train
+        from diffusion_density.machine.runtime import use_bfloat16
+        from diffusion_density.studies.max_likelihood.experiments.train import train
         from diffusion_density.training.devices import open_available
 
         opened = open_available(gpus, devices, nodes)
@@ -136,7 +136,7 @@ def examine(
     images = _images(first, data_dir)
     settings = {name: run for name, (run, _) in runs.items()}
     with job([out], {**settings, "sizes": chosen, "images": images.sha256}, first.seeds, threads):
-        module = import_module(f"diffusion_density.studies.max_likelihood.{what}")
+        module = import_module(f"diffusion_density.studies.max_likelihood.experiments.{what}")
         module.measure(runs, chosen, images, out, device=device(gpus))
 
 
@@ -157,7 +157,7 @@ def likelihood(
     images = _images(run, data_dir)
     settings: dict[str, Setting] = {"name": name, "run": run, "evaluation": sizes, "images": images.sha256}
     with job([out], settings, run.seeds, threads) as spent:
-        from diffusion_density.studies.max_likelihood.likelihood import evaluate
+        from diffusion_density.studies.max_likelihood.experiments.likelihood import evaluate
 
         spent.append(evaluate(name, run, sizes, images, models, out, work=work, device=device(gpus)))
 
@@ -179,7 +179,7 @@ def samples(
     images = _images(run, data_dir)
     settings: dict[str, Setting] = {"name": name, "run": run, "samples": sizes, "images": images.sha256}
     with job([grid, out], settings, run.seeds[:1], threads):
-        from diffusion_density.studies.max_likelihood.samples import draw
+        from diffusion_density.studies.max_likelihood.experiments.samples import draw
 
         draw(name, run, sizes, images, models, grid, out, device=device(gpus))
 
@@ -188,7 +188,7 @@ def samples(
 def gaps(out: Out) -> None:
     """Compute what each dequantization costs a perfect density."""
     with job([out], {}):
-        from diffusion_density.studies.max_likelihood.gaps import write
+        from diffusion_density.studies.max_likelihood.experiments.gaps import write
 
         write(out)
 
@@ -200,7 +200,7 @@ def findings(
 ) -> None:
     """Judge the paper's claims: effects with intervals, from the tables."""
     with recording([out], settings={}):
-        from diffusion_density.studies.max_likelihood.findings import write
+        from diffusion_density.studies.max_likelihood.experiments.findings import write
 
         write(tables, out)
 

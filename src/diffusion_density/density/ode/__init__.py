@@ -1,0 +1,1 @@
+"""The density of the probability-flow ODE."""

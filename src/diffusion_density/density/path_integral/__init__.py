@@ -1,0 +1,1 @@
+"""The path integral: plain, with reduced variance, and adaptive."""

@@ -1,1 +1,0 @@
-"""One module per study: tidy tables in, figures out; no computation."""

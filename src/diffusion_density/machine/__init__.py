@@ -1,0 +1,1 @@
+"""What touches the computer: files, provenance, threads, GPUs and errors."""

@@ -1,0 +1,159 @@
+"""Which source files a module rests on, and their hash, so that a rule reruns when its code changes and only then.
+
+The imports are read from the syntax tree; nothing is executed. An import inside a function counts; one under
+``if TYPE_CHECKING:`` does not, nor does ``import_module("…")``, which no static reading can follow. A package that only
+says what it exports (see `_lazy`) is passed over: importing a name from it leads to the module that defines the name,
+and importing the package itself leads to everything it exports.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+SOURCE_ROOT = Path(__file__).parents[2]
+LAZY = "diffusion_density.machine.lazy"
+
+
+def sources_hash(module: str, root: Path = SOURCE_ROOT) -> str:
+    """SHA-256 over the names and bytes of `source_files`.
+
+    Args:
+        module: full name, such as ``"diffusion_density.process.mixtures"``.
+        root: the folder that holds the package.
+    """
+    digest = hashlib.sha256()
+    for path in source_files(module, root):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def source_files(module: str, root: Path = SOURCE_ROOT) -> list[Path]:
+    """The files of ``module`` and of all that it imports from its own package, directly or not, in order.
+
+    Raises `ModuleNotFoundError` if there is no such module.
+    """
+    tree = _Tree(root)
+    todo = list(tree.whole(module))
+    if not todo:
+        raise ModuleNotFoundError(f"{root} holds no module {module}")
+    seen: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo += tree.imports(name)
+            todo += _parents(name)
+    files = (tree.file(name) for name in seen if not tree.is_passive(name))
+    return sorted(file for file in files if file is not None)
+
+
+class _Tree:
+    """The modules below one folder, by name."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._parsed: dict[str, list[ast.stmt]] = {}
+
+    def file(self, module: str) -> Path | None:
+        base = self.root.joinpath(*module.split("."))
+        return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
+
+    def is_package(self, module: str) -> bool:
+        file = self.file(module)
+        return file is not None and file.name == "__init__.py"
+
+    def is_passive(self, module: str) -> bool:
+        """Whether this is a package that holds nothing but its docstring and what it exports."""
+        return self.is_package(module) and all(map(_is_declaration, self._body(module)))
+
+    def imports(self, module: str) -> set[str]:
+        """The modules of the same root that ``module`` imports when it runs."""
+        if self.is_passive(module):
+            return set()
+        return {found for node in _running(self._body(module)) for found in self._named(node, module)}
+
+    def _exports(self, package: str) -> dict[str, set[str]]:
+        """Where the names of a package come from, by all its imports, those for type checkers included."""
+        found: dict[str, set[str]] = {}
+        for statement in self._body(package):
+            for node in ast.walk(statement):
+                if isinstance(node, ast.ImportFrom) and (origin := self._origin(node, package)) != LAZY:
+                    for alias in node.names:
+                        found[alias.asname or alias.name] = self._members(origin, alias.name)
+        return found
+
+    def _named(self, node: ast.AST, module: str) -> set[str]:
+        if isinstance(node, ast.Import):
+            return {found for alias in node.names for found in self.whole(alias.name)}
+        if isinstance(node, ast.ImportFrom):
+            origin = self._origin(node, module)
+            return {found for alias in node.names for found in self._members(origin, alias.name)}
+        return set()
+
+    def _origin(self, node: ast.ImportFrom, module: str) -> str:
+        if not node.level:
+            return node.module or ""
+        package = module.split(".") if self.is_package(module) else module.split(".")[:-1]
+        return ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
+
+    def _members(self, origin: str, name: str) -> set[str]:
+        """The modules behind ``from origin import name``."""
+        if self.file(f"{origin}.{name}"):
+            return self.whole(f"{origin}.{name}")
+        if self.is_package(origin) and name in (exports := self._exports(origin)):
+            return exports[name]
+        return self.whole(origin)
+
+    def whole(self, module: str) -> set[str]:
+        """The module, with everything it exports if it is a package; nothing if it is not below this root."""
+        if self.file(module) is None:
+            return set()
+        if not self.is_package(module):
+            return {module}
+        return {module}.union(*self._exports(module).values())
+
+    def _body(self, module: str) -> list[ast.stmt]:
+        if module not in self._parsed:
+            file = self.file(module)
+            self._parsed[module] = ast.parse(file.read_bytes(), file).body if file else []
+        return self._parsed[module]
+
+
+def _parents(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _running(statements: list[ast.stmt]) -> Iterator[ast.AST]:
+    """Every node but those under ``if TYPE_CHECKING:``."""
+    todo: list[ast.AST] = list(statements)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and _is_type_checking(node.test):
+            todo += node.orelse
+        else:
+            yield node
+            todo += ast.iter_child_nodes(node)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return ast.unparse(test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+
+
+def _is_declaration(statement: ast.stmt) -> bool:
+    """Whether a statement of a package only documents or declares what it exports."""
+    match statement:
+        case ast.Expr(value=ast.Constant(value=str())):
+            return True
+        case ast.Expr(value=ast.Call(func=ast.Name(id="export"))):
+            return True
+        case ast.Assign(targets=[ast.Name(id="__all__")]):
+            return True
+        case ast.ImportFrom(module="typing" | "diffusion_density.machine.lazy"):
+            return True
+        case ast.If(test=test, orelse=[]):
+            return _is_type_checking(test)
+    return False

@@ -1,0 +1,1 @@
+"""The mathematics: schedules, predictions, models, mixtures and the reverse process."""

@@ -1,0 +1,71 @@
+r"""Proposals: densities r(s) from which times are drawn, to be divided out again as weights 1/r.
+
+An integral over time is estimated as ∫ h ds = E_{s~r}[h(s)/r(s)]. With a kernel N(α x, σ² I) the integrands of
+likelihood objectives and path integrals carry a singularity of order 1/σ at the data end, which a proposal uniform in σ
+removes; that one alone would explode at the noise end, where dσ/ds vanishes. Hence the mixture (sheet A, section 2b):
+
+.. math:: r(s) = \tfrac12 \frac{1}{s_1 - s_0} + \tfrac12 \frac{|d\sigma/ds|}{\sigma(s_1) - \sigma(s_0)}, \qquad
+          \frac{d\sigma}{ds} = \frac{g^2}{2\sigma} + f \sigma .
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.schedules import Schedule, VariancePreserving
+
+
+@runtime_checkable
+class Proposal(Protocol):
+    """A density on times, drawn by transforming uniform numbers."""
+
+    def times(self, u: Tensor) -> Tensor:
+        """Times for uniform numbers u in [0, 1), same shape."""
+
+    def density(self, s: Tensor) -> Tensor:
+        """r(s), same shape; integrates to one over the proposal's times."""
+
+
+class Uniform:
+    """Uniform on [start, end]."""
+
+    def __init__(self, start: float, end: float) -> None:
+        self.start = start
+        self.end = end
+
+    def times(self, u: Tensor) -> Tensor:
+        return self.start + (self.end - self.start) * u
+
+    def density(self, s: Tensor) -> Tensor:
+        return torch.full_like(s, 1 / (self.end - self.start))
+
+
+class HalfSigma:
+    """Half uniform in s, half uniform in σ, on [start, s_max] of a variance-preserving schedule.
+
+    Raises:
+        InputError: for another schedule, whose σ is not inverted here.
+    """
+
+    def __init__(self, schedule: Schedule, start: float) -> None:
+        if not isinstance(schedule, VariancePreserving):
+            raise InputError(
+                f"proposal: uniform in σ needs a variance-preserving schedule, not {type(schedule).__name__}"
+            )
+        self.schedule = schedule
+        self.uniform = Uniform(start, schedule.s_max)
+        self.sigma_start, self.sigma_end = schedule.at(start)[1], schedule.at(schedule.s_max)[1]
+
+    def times(self, u: Tensor) -> Tensor:
+        v = (2 * u) % 1
+        sigma = self.sigma_start + (self.sigma_end - self.sigma_start) * v
+        in_sigma = self.schedule.inverse(torch.log1p(-sigma.square()) - 2 * sigma.log())
+        s = torch.where(u < 0.5, self.uniform.times(v), in_sigma)
+        return s.clamp(self.uniform.start, self.uniform.end)
+
+    def density(self, s: Tensor) -> Tensor:
+        sigma = self.schedule.sigma(s)
+        slope = 0.5 * self.schedule.diffusion(s) / sigma + self.schedule.drift(s) * sigma
+        return 0.5 * (self.uniform.density(s) + slope / (self.sigma_end - self.sigma_start))

@@ -1,0 +1,45 @@
+"""The data of paper A: random Gaussian mixtures of its author's family, and training samples from each."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion_density.machine import artifacts
+from diffusion_density.machine.errors import InputError
+from diffusion_density.process.mixtures import GaussianMixture
+from diffusion_density.studies.density_estimators.sizes import Dataset, TrainingRun
+
+_NAMES = ("weights", "means", "covariances")
+
+
+def prepare(spec: Dataset, out: Path) -> None:
+    """Draw the mixtures of one dimension and their samples, and write them.
+
+    Mixture k of dimension D has the seed 1000 D + k: it does not depend on the numbers of mixtures and samples.
+    """
+    mixtures, samples = [], []
+    for index in range(spec.mixtures):
+        generator = torch.Generator().manual_seed(1000 * spec.dimension + index)
+        mixtures.append(GaussianMixture.random(spec.dimension, spec.components, generator))
+        samples.append(mixtures[-1].sample(spec.samples, generator=generator))
+    tensors = {name: torch.stack([getattr(mixture, name) for mixture in mixtures]) for name in _NAMES}
+    artifacts.write_safetensors(out, tensors | {"train": torch.stack(samples).float()}, spec.model_dump(mode="json"))
+
+
+def load(path: Path, run: TrainingRun) -> tuple[list[GaussianMixture], Tensor]:
+    """The mixtures of a run's data file, and their first training samples (M, N, D) in single precision.
+
+    Raises:
+        InputError: if the file is not such a file, has another dimension, or holds too little for the run.
+    """
+    tensors, _ = artifacts.read_safetensors(path, (*_NAMES, "train"))
+    train = tensors["train"]
+    count, samples, dimension = train.shape
+    if dimension != run.dimension:
+        raise InputError(f"{path}: holds points of {dimension} dimensions, the run has {run.dimension}")
+    if count < run.mixtures or samples < run.samples:
+        held, needed = f"{samples} samples of {count} mixtures", f"{run.samples} of {run.mixtures}"
+        raise InputError(f"{path}: holds {held}, {needed} are needed; make it anew")
+    mixtures = [GaussianMixture(*parts) for parts in zip(*(tensors[name] for name in _NAMES), strict=True)]
+    return mixtures[: run.mixtures], train[: run.mixtures, : run.samples]

@@ -1,0 +1,37 @@
+"""Networks on points in the plane: for each law one under each weighting of the loss, and each seed.
+
+Networks of equal seed start alike and see the same minibatches and throws.
+"""
+
+from pathlib import Path
+
+import torch
+
+from diffusion_density.networks.mlp import MLP
+from diffusion_density.studies.density_formula import planar
+from diffusion_density.studies.density_formula.networks import WEIGHTINGS, members, trained
+from diffusion_density.studies.density_formula.sizes import Run
+from diffusion_density.studies.shared import stacks
+from diffusion_density.training.stack import Member
+
+
+def _members(run: Run, name: str) -> list[Member]:
+    """One network for each weighting and seed, the seeds running fastest."""
+    index = planar.NAMES.index(name)
+    points = planar.law(name).sample(run.samples, generator=torch.Generator().manual_seed(index)).float()
+    return members(run.training, run.seeds, points, WEIGHTINGS)
+
+
+def train(run: Run, out: Path) -> None:
+    """Train the networks of every law in the plane and write them, one stack a law."""
+    stacks.save(out, run, {name: trained(_members(run, name), run.training, name) for name in planar.NAMES})
+
+
+def load(path: Path, run: Run) -> dict[str, MLP]:
+    """The stacks by the names of the laws; in each the seeds run fastest.
+
+    Raises:
+        InputError: if the file holds the networks of other settings.
+    """
+    templates = {name: MLP.stack([member.network for member in _members(run, name)]) for name in planar.NAMES}
+    return stacks.load(path, run, templates)

@@ -1,0 +1,65 @@
+r"""How far the Jacobian's trace is from what the objective of second order wants it to be (paper D, section 3).
+
+At the optimum the expectation of ``FlowMatching.expected_trace`` over the data behind one noisy image is σ tr ∂F/∂y.
+The mean miss over images at one time, with the *exact* trace, is thus zero for a perfect network, however noisy a
+single image's is. All networks are tested on the same throws.
+"""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion_density.data.images import ImageSet
+from diffusion_density.density.images.dequantization import to_unit
+from diffusion_density.density.ode.divergence import with_divergence
+from diffusion_density.machine import artifacts
+from diffusion_density.process.broadcasting import flat
+from diffusion_density.process.model import DiffusionModel
+from diffusion_density.process.predictions import target
+from diffusion_density.studies.max_likelihood.models import columns, last, load, objective
+from diffusion_density.studies.max_likelihood.runs import Run, Trace
+from diffusion_density.training.flow_matching import FlowMatching
+
+_SEED = 20230507
+
+
+def measure(runs: dict[str, tuple[Run, Path]], trace: Trace, images: ImageSet, out: Path, *, device: str) -> None:
+    """Measure what the runs ended with, and every network of a run that goes on, one row a network and time.
+
+    Raises:
+        InputError: if a file is of another run.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    count = min(trace.images, len(images.test))
+    x = to_unit(images.test[:count], images.levels).to(device)
+    noise = torch.randn(x.shape, generator=generator).to(device)
+    rows = []
+    for name, (run, file) in runs.items():
+        wanted = objective(run, images.levels)
+        quantiles = (torch.arange(trace.times, dtype=torch.float64) + 0.5) / trace.times
+        times = wanted.throw(quantiles)[0].tolist()
+        models = load(file, run, images, device)
+        if run.origin is None:
+            models = dict(last(models, seed) for seed in run.seeds)
+        for (seed, step), model in tqdm(models.items(), desc=name, unit="network", mininterval=1):
+            for s in times:
+                misses = miss(model, wanted, x, noise, s) / x[0].numel()
+                rows.append(
+                    {"dataset": images.name, **columns(name, run, seed, step)}
+                    | {"gamma": -model.schedule.log_snr(torch.tensor(s, dtype=torch.float64)).item(), "images": count}
+                    | {"miss_per_dim": misses.mean().item(), "stderr": (misses.std() / math.sqrt(count)).item()}
+                )
+    artifacts.write_csv(out, pd.DataFrame(rows))
+
+
+def miss(model: DiffusionModel, objective: FlowMatching, x: Tensor, noise: Tensor, s: float) -> Tensor:
+    """(B,) σ tr ∂F/∂y, exact, minus its expected value for the network's own error, at one time."""
+    time = torch.full((len(x),), s, dtype=x.dtype, device=x.device)
+    alpha, sigma = (torch.tensor(value, dtype=x.dtype, device=x.device) for value in model.schedule.at(s))
+    output, divergence = with_divergence(lambda y: model.velocity(y, time), alpha * x + sigma * noise)
+    error = flat(target("velocity", x, noise, model.schedule, time) - output).square().sum(1)
+    return sigma * divergence[:, 0] - objective.expected_trace(alpha, error, x[0].numel())

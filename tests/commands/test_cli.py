@@ -180,7 +180,8 @@ def test_a_terminated_job_removes_its_temporary_file(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from diffusion_density import artifacts, cli\n"
+        "from diffusion_density.commands import cli\n"
+        "from diffusion_density.machine import artifacts\n"
         "@cli.app.command()\n"
         "def hang(out: Path) -> None:\n"
         "    with artifacts.replacing(out) as temporary:\n"

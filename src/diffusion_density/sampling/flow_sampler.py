@@ -5,8 +5,8 @@ From z ~ N(0, v I), the model's prior at s_max,
 .. math:: \frac{dx}{ds} = v(x, s), \qquad x(s_{max}) = z, \qquad \text{sample} = x(s_{start})
 
 (paper A, section 3; Song et al. 2021, section 4.3). This is the flow whose density ``density.flow`` gives, solved the
-other way by the same solver, `density.ode.runge_kutta`. Its first trial step is a hundredth of
-the way: near the prior the field nearly vanishes, and a first step chosen from it can cover most of the way with an error
+other way by the same solver, `density.ode.runge_kutta`. Its first trial step is a hundredth of the
+way: near the prior the field nearly vanishes, and a first step chosen from it can cover most of the way with an error
 that goes unseen.
 """
 

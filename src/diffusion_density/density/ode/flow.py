@@ -6,12 +6,10 @@ Along dx/ds = v(x, s), from the point at the data end to the prior at s_max,
 
 (paper A, section 3; Chen et al. 2018). There are two solvers.
 
-*Steps* (:mod:`.runge_kutta`) suit every field, event and divergence; the worst point's
-error decides for all of them.
+*Steps* (:mod:`.runge_kutta`) suit every field, event and divergence; the worst point's error decides for all of them.
 
-*Sweeps* (:mod:`.spectral`) integrate the exact divergence of vectors, each point with an
-error of its own, and hand points that no grid of theirs suits to steps. They need half the evaluations or less where the
-field is smooth and the tolerance moderate, and pay where the network is what takes the time and the dimension is up to
+*Sweeps* (:mod:`.spectral`) integrate the exact divergence of vectors, each point with an error of its own, and hand
+points that no grid of theirs suits to steps. They need half the evaluations or less where the field is smooth and the tolerance moderate, and pay where the network is what takes the time and the dimension is up to
 ten or so. On rough fields, as of networks trained on thin data, and in tens of dimensions, steps are often faster.
 """
 

@@ -9,8 +9,9 @@ Along dx/ds = v(x, s), from the point at the data end to the prior at s_max,
 *Steps* (:mod:`.runge_kutta`) suit every field, event and divergence; the worst point's error decides for all of them.
 
 *Sweeps* (:mod:`.spectral`) integrate the exact divergence of vectors, each point with an error of its own, and hand
-points that no grid of theirs suits to steps. They need half the evaluations or less where the field is smooth and the tolerance moderate, and pay where the network is what takes the time and the dimension is up to
-ten or so. On rough fields, as of networks trained on thin data, and in tens of dimensions, steps are often faster.
+points that no grid of theirs suits to steps. They need half the evaluations or less where the field is smooth and the
+tolerance moderate, and pay where the network is what takes the time and the dimension is up to ten or so. On rough
+fields, as of networks trained on thin data, and in tens of dimensions, steps are often faster.
 """
 
 import math

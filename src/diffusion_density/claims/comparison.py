@@ -27,7 +27,7 @@ from diffusion_density.studies.shared.intervals import NORMAL
 
 TIMES = "seconds"
 REPEATS = ("seed", "point", "image", "sample", "index", "pair", "repeat", "batch", "coordinate", "x")
-COUNTS = ("network_evaluations", "dearest_evaluations", "failed_points", "covered", "rank", "png_bytes", "n")
+COUNTS = ("network_evaluations", "max_evaluations", "failed_points", "covered", "rank", "png_bytes", "n")
 """Whole numbers that are measured."""
 SETTINGS = (
     "epochs", "size", "parameter", "gamma", "weight", "quantile", "threshold", "width_levels", "log_snr", "place", "m",

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from diffusion_density.density.estimators import ESTIMATORS
 from diffusion_density.machine.artifacts import read_csv
 from diffusion_density.studies.comparison import figures_conditional
-from diffusion_density.studies.shared.style import COLOURS, ESTIMATOR_LOOKS, GREY, PALETTE, Dot, Look, canvas, dots
+from diffusion_density.studies.shared import style
+from diffusion_density.studies.shared.style import COLOURS, ESTIMATOR_LOOKS, GREY, PALETTE, Dot, Look
 
 
 def accuracy(tables: Path) -> Figure:
@@ -22,7 +23,7 @@ def accuracy(tables: Path) -> Figure:
     shown = [dimensions[len(dimensions) // 3], dimensions[-1]]
     targets = {f"mixture, $D$ = {d}": mixtures[mixtures.dimension == d] for d in shown}
     targets["trained network"] = table[table.target == "trained network"]
-    figure, axes = canvas(len(targets), height=3.6)
+    figure, axes = style.canvas(len(targets), height=3.6)
     for axis, (title, part) in zip(axes, targets.items(), strict=True):
         squares = part.groupby(["estimator", "setting", "network_evaluations"]).square.agg(["mean", "sem"])
         squares = squares.reset_index().sort_values("network_evaluations", kind="stable")
@@ -43,7 +44,7 @@ def bias(tables: Path) -> Figure:
     """The mean difference of every estimator, at its most expensive setting, from the log density of the flow."""
     table = read_csv(tables / "decision.csv")
     targets = [target for target in dict.fromkeys(table.target) if target != "mixture"]
-    figure, axes = canvas(len(targets), height=2.8)
+    figure, axes = style.canvas(len(targets), height=2.8)
     for axis, target in zip(axes, targets, strict=True):
         part = table[table.target == target].set_index("estimator")
         rows = []
@@ -52,7 +53,7 @@ def bias(tables: Path) -> Figure:
                 mean, stderr = part.loc[name, ["mean_error_nats", "mean_error_stderr_nats"]] / part.dimension[name]
                 interval = (mean - 1.96 * stderr, mean + 1.96 * stderr)
                 rows.append(Dot(one.label, mean, *interval, COLOURS[name], one.marker))
-        dots(axis, rows)
+        style.dots(axis, rows)
         axis.axvline(0, color=GREY, lw=0.8)
         axis.set(title=f"{target}, $D$ = {part.dimension.iloc[0]}")
         axis.set_xlabel("mean difference from the flow\n(nats per dimension)")
@@ -66,7 +67,7 @@ def variance(tables: Path) -> Figure:
     ratios = table[(table.finding == "variance ratio") & (table.of != "median mixture")]
     ratios = ratios.assign(target=ratios.of.str.rsplit(" ", n=1).str[0])  # without the number of the mixture
     cases = dict(iter(ratios.groupby(keys, sort=False)))
-    figure, axes = canvas(2, height=3.0)
+    figure, axes = style.canvas(2, height=3.0)
     for place, part in enumerate(cases.values()):
         shifts = place + np.linspace(-0.25, 0.25, len(part)) if len(part) > 1 else [place]
         spans = [part.value - part.ci_low, part.ci_high - part.value]
@@ -78,8 +79,8 @@ def variance(tables: Path) -> Figure:
         part = table[table.finding == f"coverage of {method}"].set_index(["of", "dimension", "throws"])
         rows = 100 * part.reindex(pd.MultiIndex.from_tuples(list(cases)))[["value", "ci_low", "ci_high"]]
         spans = [rows.value - rows.ci_low, rows.ci_high - rows.value]
-        style: Look = {"fmt": "o", "ms": 3, "color": PALETTE[colour], "elinewidth": 0.7, "label": method}
-        axes[1].errorbar(rows.value, np.arange(len(cases)) + shift, xerr=spans, **style)
+        look: Look = {"fmt": "o", "ms": 3, "color": PALETTE[colour], "elinewidth": 0.7, "label": method}
+        axes[1].errorbar(rows.value, np.arange(len(cases)) + shift, xerr=spans, **look)
     axes[1].axvline(95, color=GREY, lw=0.8)
     axes[1].set(xlabel="coverage of 95 % intervals (%)", yticks=range(len(cases)), yticklabels=[])
     axes[1].legend(loc="upper left")

@@ -10,17 +10,8 @@ from matplotlib.figure import Figure
 
 from diffusion_density.density.estimators import ESTIMATORS
 from diffusion_density.machine.artifacts import read_csv
-from diffusion_density.studies.shared.style import (
-    COLOURS,
-    GREY,
-    PALETTE,
-    Look,
-    canvas,
-    legend,
-    lines,
-    plain_log_ticks,
-    plot,
-)
+from diffusion_density.studies.shared import style
+from diffusion_density.studies.shared.style import COLOURS, GREY, PALETTE, Look
 from diffusion_density.studies.shared.tables import groups
 
 PROBLEMS = {"linear_gaussian": "linear Gaussian", "mixture": "mixture", "two_moons": "two moons"}
@@ -36,15 +27,15 @@ KOLMOGOROV = 1.36  # the band that holds 95 % of empirical distribution function
 def conditional(tables: Path) -> Figure:
     """KL divergences with intervals, seed by seed, and the cost per point."""
     table = read_csv(tables / "conditional.csv")
-    figure, axes = canvas(len(PROBLEMS), height=2.8)
+    figure, axes = style.canvas(len(PROBLEMS), height=2.8)
     for axis, (problem, title) in zip(axes, PROBLEMS.items(), strict=True):
         costs = []
         for place, (estimator, (label, colour, marker)) in enumerate(LOOKS.items()):
             mine = table[(table.problem == problem) & (table.estimator == estimator)]
             places = place + np.linspace(-0.2, 0.2, len(mine))
             bars = 1.96 * mine.kl_stderr_nats
-            style: Look = {"fmt": marker, "color": colour, "capsize": 1.5, "elinewidth": 0.8, "label": label}
-            axis.errorbar(places, mine.kl_nats, yerr=bars, **style)
+            look: Look = {"fmt": marker, "color": colour, "capsize": 1.5, "elinewidth": 0.8, "label": label}
+            axis.errorbar(places, mine.kl_nats, yerr=bars, **look)
             milliseconds = 1e3 * mine.seconds_per_point.mean()
             costs.append(f"{mine.network_evaluations.mean():.0f}\n{milliseconds:.2g} ms")
         axis.axhline(0, color=GREY, lw=0.8)
@@ -58,26 +49,27 @@ def conditional(tables: Path) -> Figure:
 def conditional_calibration(tables: Path) -> Figure:
     """Distribution functions of the ranks minus that of uniform ranks, a line for each seed and coordinate."""
     table = read_csv(tables / "conditional_ranks.csv")
-    figure, axes = canvas(len(PROBLEMS), height=2.6, share_y=True)
+    figure, axes = style.canvas(len(PROBLEMS), height=2.6, share_y=True)
     for axis, (problem, title) in zip(axes, PROBLEMS.items(), strict=True):
         part = table[table.problem == problem]
         levels = np.arange(part.draws.iloc[0] + 1)
         uniform = (levels + 1) / len(levels)
-        curves = pd.concat(
-            pd.DataFrame({"coordinate": coordinate, "seed": seed, "level": uniform, "deviation":
-                          (rows["rank"].to_numpy()[:, None] <= levels).mean(0) - uniform})
-            for (coordinate, seed), rows in groups(part, "coordinate", "seed")
-        )  # fmt: skip
+        curves = []
+        for (coordinate, seed), rows in groups(part, "coordinate", "seed"):
+            below = (rows["rank"].to_numpy()[:, None] <= levels).mean(0)
+            columns = {"level": uniform, "deviation": below - uniform, "coordinate": coordinate, "seed": seed}
+            curves.append(pd.DataFrame(columns))
         names = (PALETTE[name] for name in ("blue", "vermillion", "green"))
         colours = dict(zip(sorted(set(part.coordinate)), names, strict=False))
-        plot(sns.lineplot, axis, curves, x="level", y="deviation", hue="coordinate", palette=colours, units="seed",
-             estimator=None, drawstyle="steps-mid", lw=0.9)  # fmt: skip
+        look: Look = {"hue": "coordinate", "palette": colours, "drawstyle": "steps-mid", "lw": 0.9}
+        by_seed = {"units": "seed", "estimator": None}
+        style.plot(sns.lineplot, axis, pd.concat(curves), x="level", y="deviation", **by_seed, **look)
         band = KOLMOGOROV / part.pair.nunique() ** 0.5
         axis.axhspan(-band, band, color="0.92", zorder=0)
         axis.axhline(0, color=GREY, lw=0.8)
         axis.set(title=title, xlabel="rank / number of samples", ylim=(-1.4 * band, 1.4 * band))
         keys = {f"$x_{coordinate + 1}$": {"color": colour} for coordinate, colour in colours.items()}
-        legend(axis, lines=keys, ncols=3, loc="upper right")
+        style.legend(axis, lines=keys, ncols=3, loc="upper right")
     axes[0].set_ylabel("ECDF of ranks − uniform")
     return figure
 
@@ -88,7 +80,7 @@ def conditional_classes(tables: Path) -> Figure:
     keys = ["problem", "method", "noise", "throws", "seed"]
     by_seed = table.groupby(keys, dropna=False).posterior_error.mean().reset_index()
     problems = [problem for problem in PROBLEMS if problem in set(table.problem)]
-    figure, axes = canvas(len(problems), height=2.8)
+    figure, axes = style.canvas(len(problems), height=2.8)
     looks: dict[str, Look] = {}
     for axis, problem in zip(axes, problems, strict=True):
         part = by_seed[by_seed.problem == problem]
@@ -101,18 +93,16 @@ def conditional_classes(tables: Path) -> Figure:
             for noise, line in NOISES.items():
                 look = {"color": colour, "marker": marker, "ls": line}
                 rows = part[(part.method == method) & (part.noise == noise)]
-                lines(axis, rows, "throws", "posterior_error", **look)
+                style.lines(axis, rows, "throws", "posterior_error", **look)
                 looks[f"{label.split()[-1]}, {noise} noise"] = look
         axis.set(xlabel="throws per context", title=PROBLEMS[problem])
-        plain_log_ticks(axis, "x", sorted(set(part.throws[part.throws > 0])))
-        plain_log_ticks(axis, "y", (0.01, 0.02, 0.05, 0.1, 0.2))
+        style.plain_log_ticks(axis, "x", sorted(set(part.throws[part.throws > 0])))
+        style.plain_log_ticks(axis, "y", (0.01, 0.02, 0.05, 0.1, 0.2))
     axes[0].set_ylabel("mean |posterior − exact|")
-    legend(figure, lines={"flow": {"color": COLOURS["flow"]}} | looks, loc="outside lower center", ncols=3)
+    style.legend(figure, lines={"flow": {"color": COLOURS["flow"]}} | looks, loc="outside lower center", ncols=3)
     return figure
 
 
 FIGURES: dict[str, Callable[[Path], Figure]] = {
-    "conditional": conditional,
-    "conditional_calibration": conditional_calibration,
-    "conditional_classes": conditional_classes,
+    draw.__name__: draw for draw in (conditional, conditional_calibration, conditional_classes)
 }

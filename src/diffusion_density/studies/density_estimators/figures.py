@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffusion_density.machine.artifacts import read_csv
-from diffusion_density.studies.shared.style import COLOURS, GREY, Look, canvas, legend, lines, plain_log_ticks, plot
+from diffusion_density.studies.shared import style
+from diffusion_density.studies.shared.style import COLOURS, GREY, Look
 
 ESTIMATORS: dict[str, tuple[str, Look]] = {  # label and look of each estimator of KL
     "score_error": ("SDE bound, from the known score", {"ls": "-"}),
@@ -34,16 +35,16 @@ def kl_throws(tables: Path) -> Figure:
         f"equal epochs ({epochs:g})": table[table.epochs == epochs],
         f"equal cost ({budget:g} evaluations per sample)": table[table.budget == budget],
     }
-    figure, axes = canvas(2, height=3.1, share_y=True)
+    figure, axes = style.canvas(2, height=3.1, share_y=True)
     for axis, (title, rows) in zip(axes, shown.items(), strict=True):
         _kl(axis, rows[rows.mixture == 0], "throws")
         others = rows[(rows.mixture > 0) & (rows.estimator == "score_error")]
-        look = {"hue": "prediction", "palette": COLOURS, "lw": 0.6, "alpha": 0.6}
-        plot(sns.lineplot, axis, _means(others, "throws", "prediction", "mixture"), x="throws", y="kl_nats",
-             units="mixture", estimator=None, **look)  # fmt: skip
+        others = others.groupby(["throws", "prediction", "mixture"]).kl_nats.mean().reset_index()
+        look = {"hue": "prediction", "palette": COLOURS, "units": "mixture", "estimator": None, "lw": 0.6, "alpha": 0.6}
+        style.plot(sns.lineplot, axis, others, x="throws", y="kl_nats", **look)
         axis.set(title=title, xlabel="throws $n_t$ per sample and step")
-        plain_log_ticks(axis, "x", sorted(set(table.throws)))
-        plain_log_ticks(axis, "y", [0.01, 0.03, 0.1, 0.3, 1, 3])
+        style.plain_log_ticks(axis, "x", sorted(set(table.throws)))
+        style.plain_log_ticks(axis, "y", [0.01, 0.03, 0.1, 0.3, 1, 3])
     axes[0].set(ylabel="KL divergence (nats)", ylim=(0.008, None))
     _legend(figure, {"SDE bound, other mixtures": {"lw": 0.6}} if table.mixture.max() else {})
     return figure
@@ -51,7 +52,7 @@ def kl_throws(tables: Path) -> Figure:
 
 def kl_sweeps(tables: Path) -> Figure:
     """KL against epochs, samples and dimension."""
-    figure, axes = canvas(3, height=3.0)
+    figure, axes = style.canvas(3, height=3.0)
     samples, dimensions = read_csv(tables / "samples.csv"), read_csv(tables / "dimensions.csv")
     usual = _usual(tables, samples)
     at_end = usual[usual.epochs.isin(samples.epochs) & usual.mixture.isin(samples.mixture)]
@@ -62,9 +63,11 @@ def kl_sweeps(tables: Path) -> Figure:
     )
     for axis, (table, column, label) in zip(axes, sweeps, strict=True):
         _kl(axis, table, column)
-        plot(sns.lineplot, axis, table, x=column, y="untrained_kl_nats", errorbar=None, color=GREY, lw=0.8, ls="--")
+        style.plot(
+            sns.lineplot, axis, table, x=column, y="untrained_kl_nats", errorbar=None, color=GREY, lw=0.8, ls="--"
+        )
         axis.set(yscale="log", xlabel=label)
-        plain_log_ticks(axis, "x", sorted(set(table[column])))
+        style.plain_log_ticks(axis, "x", sorted(set(table[column])))
     axes[0].set_ylabel("KL divergence (nats)")
     _legend(figure, {"before training: KL(data ‖ N(0, I))": {"lw": 0.8, "ls": "--"}})
     return figure
@@ -76,17 +79,17 @@ def entropy_score(tables: Path) -> Figure:
     usual = _usual(tables, objectives)
     table = pd.concat([objectives, usual[usual.epochs.isin(objectives.epochs)]])
     table = table[table.estimator == "score_error"]
-    figure, axes = canvas(2, height=3.1, share_y=True)
+    figure, axes = style.canvas(2, height=3.1, share_y=True)
     for axis, weighting in zip(axes, ("unit", "likelihood"), strict=True):
         part = table[table.weighting == weighting]
         for (prediction, skip), (_, look) in OBJECTIVES.items():
             rows = part[(part.prediction == prediction) & (part.skip == skip)]
-            lines(axis, rows, "epochs", "kl_nats", **look)
+            style.lines(axis, rows, "epochs", "kl_nats", **look)
         axis.set(title=f"{weighting} weighting", xlabel="epochs $n_{ep}$")
-        plain_log_ticks(axis, "x", sorted(set(table.epochs)))
-        plain_log_ticks(axis, "y", [0.03, 0.1, 0.3, 1, 3])
+        style.plain_log_ticks(axis, "x", sorted(set(table.epochs)))
+        style.plain_log_ticks(axis, "y", [0.03, 0.1, 0.3, 1, 3])
     axes[0].set_ylabel("KL bound of the SDE (nats)")
-    legend(figure, lines=dict(OBJECTIVES.values()), loc="outside upper center", ncols=4)
+    style.legend(figure, lines=dict(OBJECTIVES.values()), loc="outside upper center", ncols=4)
     return figure
 
 
@@ -96,32 +99,32 @@ def compute_grid(tables: Path) -> Figure:
     table = table[(table.estimator == "score_error") & (table.mixture == 0)]
     throws = sorted(set(table.throws))
     shades = dict(zip(throws, sns.color_palette("viridis", len(throws)).as_hex(), strict=True))
-    figure, axes = canvas(2, height=3.0, share_y=True)
+    figure, axes = style.canvas(2, height=3.0, share_y=True)
     for axis, (method, title) in zip(axes, METHODS.items(), strict=True):
         part = table[table.prediction == method]
-        lines(axis, part, "training_evaluations", "kl_nats", hue="throws", palette=shades, marker="o")
+        style.lines(axis, part, "training_evaluations", "kl_nats", hue="throws", palette=shades, marker="o")
         axis.set(title=title, xscale="log", xlabel="training cost $N n_t n_{ep}$ (network evaluations)")
-        plain_log_ticks(axis, "y", [0.03, 0.1, 0.3, 1, 3])
+        style.plain_log_ticks(axis, "y", [0.03, 0.1, 0.3, 1, 3])
     axes[0].set_ylabel("KL bound of the SDE (nats)")
     keys = {f"{count}": {"color": shade, "marker": "o"} for count, shade in shades.items()}
-    legend(figure, lines=keys, loc="outside right center", title="throws $n_t$")
+    style.legend(figure, lines=keys, loc="outside right center", title="throws $n_t$")
     return figure
 
 
 def timing(tables: Path) -> Figure:
     """The time per sample by each estimator, and the accuracy for that time."""
     seconds, tradeoff = read_csv(tables / "timing.csv"), read_csv(tables / "tradeoff.csv")
-    figure, axes = canvas(3, height=2.9)
+    figure, axes = style.canvas(3, height=2.9)
     names = {"flow": "flow", "path_integral": "path integral"}
     for mode, line in (("single", "-"), ("batch", "--")):
         part = seconds[seconds["mode"] == mode]
-        plot(sns.ecdfplot, axes[0], part, x="seconds_per_point", hue="estimator", palette=COLOURS, ls=line)
+        style.plot(sns.ecdfplot, axes[0], part, x="seconds_per_point", hue="estimator", palette=COLOURS, ls=line)
     for name in names:
+        look: Look = {"color": COLOURS[name], "marker": "o", "mfc": "w", "capsize": 1.5}
         for axis, field in zip(axes[1:], ("exact", "trained"), strict=True):
             points = tradeoff[(tradeoff.estimator == name) & (tradeoff.field == field)].sort_values("seconds_per_point")
             bars = 1.96 * points.rms_error_stderr_nats
-            axis.errorbar(points.seconds_per_point, points.rms_error_nats, bars, color=COLOURS[name], marker="o",
-                          mfc="w", capsize=1.5)  # fmt: skip
+            axis.errorbar(points.seconds_per_point, points.rms_error_nats, yerr=bars, **look)
     axes[0].set(xscale="log", xlabel="seconds per sample", ylabel="fraction of samples")
     for axis, title in zip(axes[1:], ("exact score", "trained network"), strict=True):
         axis.set(xscale="log", yscale="log", xlabel="seconds per sample, in a batch", title=title)
@@ -130,21 +133,21 @@ def timing(tables: Path) -> Figure:
     evaluations = seconds.groupby("estimator").network_evaluations.median()
     colours = {f"{label} (a: {evaluations[name]:.0f} evaluations)": COLOURS[name] for name, label in names.items()}
     modes = {"one sample at a time": {"ls": "-"}, "in a batch (a)": {"ls": "--"}}
-    legend(figure, colours, modes, loc="outside upper center", ncols=4)
+    style.legend(figure, colours, modes, loc="outside upper center", ncols=4)
     return figure
 
 
 def agreement(tables: Path) -> Figure:
     """Both estimators of one network point by point, and the three sides of the KL identity."""
     points, identity = read_csv(tables / "agreement.csv"), read_csv(tables / "identity.csv")
-    figure, axes = canvas(3, height=2.9)
+    figure, axes = style.canvas(3, height=2.9)
     names = {"flow_nats": "flow", "path_integral_nats": "path integral"}
     errors = points[list(names)].sub(points.log_prob_nats, axis=0)
     bottom = max(errors.min().min(), 3 * errors.quantile(0.001).min())
     for axis, (column, title) in zip(axes[:2], names.items(), strict=True):
         shown = points.assign(error=errors[column])
-        plot(sns.scatterplot, axis, shown, x="log_prob_nats", y="error", hue="prediction", palette=COLOURS, s=6,
-             alpha=0.5, lw=0)  # fmt: skip
+        look = {"hue": "prediction", "palette": COLOURS, "s": 6, "alpha": 0.5, "lw": 0}
+        style.plot(sns.scatterplot, axis, shown, x="log_prob_nats", y="error", **look)
         axis.axhline(0, color=GREY, lw=0.8)
         axis.set(xlabel="true log p (nats)", ylabel="error of log p (nats)", title=title)
         axis.set_ylim(1.1 * bottom, 1.1 * errors.max().max())
@@ -152,7 +155,7 @@ def agreement(tables: Path) -> Figure:
             text = f"{beyond} of {len(shown)} points lower,\ndown to {shown.error.min():.0f} nats"
             axis.text(0.03, 0.03, text, transform=axis.transAxes, color=GREY)
     _identity(axes[2], identity)
-    legend(figure, {label: COLOURS[name] for name, label in METHODS.items()}, loc="outside upper center", ncols=2)
+    style.legend(figure, {label: COLOURS[name] for name, label in METHODS.items()}, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -163,23 +166,19 @@ def _identity(axis: Axes, identity: pd.DataFrame) -> None:
     for side, (_, marker) in markers.items():
         for method in METHODS:
             part = sides[sides.side == side].loc[[method]]
-            axis.errorbar(truth.loc[part.index], part.kl_nats, yerr=1.96 * part.kl_stderr_nats, fmt=marker,
-                          color=COLOURS[method], mfc="w", elinewidth=0.6)  # fmt: skip
+            look: Look = {"fmt": marker, "color": COLOURS[method], "mfc": "w", "elinewidth": 0.6}
+            axis.errorbar(truth.loc[part.index], part.kl_nats, yerr=1.96 * part.kl_stderr_nats, **look)
     axis.axline((truth.min(), truth.min()), slope=1, color=GREY, lw=0.8)
     axis.set(xlabel="KL from the score error (nats)", ylabel="KL from the other sides (nats)", title="the KL identity")
-    legend(axis, lines={label: {"marker": marker, "ls": "none", "mfc": "w"} for label, marker in markers.values()},
-           loc="upper left")  # fmt: skip
+    looks: dict[str, Look] = {label: {"marker": marker, "ls": "none", "mfc": "w"} for label, marker in markers.values()}
+    style.legend(axis, lines=looks, loc="upper left")
 
 
 def _kl(axis: Axes, table: pd.DataFrame, x: str) -> None:
     """KL against a column: colours are training methods, lines and markers are estimators."""
     for name, (_, look) in ESTIMATORS.items():
         part = table[(table.estimator == name) & table.prediction.isin(METHODS)]
-        lines(axis, part, x, "kl_nats", hue="prediction", palette=COLOURS, **look)
-
-
-def _means(table: pd.DataFrame, *by: str) -> pd.DataFrame:
-    return table.groupby(list(by)).kl_nats.mean().reset_index()
+        style.lines(axis, part, x, "kl_nats", hue="prediction", palette=COLOURS, **look)
 
 
 def _usual(tables: Path, other: pd.DataFrame) -> pd.DataFrame:
@@ -190,14 +189,9 @@ def _usual(tables: Path, other: pd.DataFrame) -> pd.DataFrame:
 
 def _legend(figure: Figure, more: dict[str, Look]) -> None:
     colours = {label: COLOURS[name] for name, label in METHODS.items()}
-    legend(figure, colours, dict(ESTIMATORS.values()) | more, loc="outside upper center", ncols=3)
+    style.legend(figure, colours, dict(ESTIMATORS.values()) | more, loc="outside upper center", ncols=3)
 
 
 FIGURES: dict[str, Callable[[Path], Figure]] = {
-    "kl_throws": kl_throws,
-    "kl_sweeps": kl_sweeps,
-    "entropy_score": entropy_score,
-    "compute_grid": compute_grid,
-    "timing": timing,
-    "agreement": agreement,
+    draw.__name__: draw for draw in (kl_throws, kl_sweeps, entropy_score, compute_grid, timing, agreement)
 }

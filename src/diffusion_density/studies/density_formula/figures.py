@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from diffusion_density.machine.artifacts import read_csv
 from diffusion_density.studies.density_formula.figures_trained import classifier, digits, gan, weightings
-from diffusion_density.studies.shared.style import COLOURS, GREY, PALETTE, canvas, legend, plain_log_ticks, plot
-from diffusion_density.studies.shared.tables import records
+from diffusion_density.studies.shared import style
+from diffusion_density.studies.shared.style import COLOURS, GREY, PALETTE, Look
 
 SCHEDULES = {  # label, colour, marker
     "paper": ("of Li and Yan", PALETTE["blue"], "o"),
@@ -31,21 +31,21 @@ METHODS = {
 
 def exactness(tables: Path) -> Figure:
     """Deviations from the truth in standard errors, by dimension, and the spread of three Monte Carlo estimators."""
-    figure, axes = canvas(2, height=2.9)
+    figure, axes = style.canvas(2, height=2.9)
     table = read_csv(tables / "exactness.csv")
     noisy = table[table.stderr_nats > 0]
     noisy = noisy.assign(deviation=(noisy.value_nats - noisy.truth_nats) / noisy.stderr_nats)
     colours = {"gaussian": PALETTE["blue"], "mixture": PALETTE["vermillion"]}
-    plot(sns.stripplot, axes[0], noisy, x="dimension", y="deviation", hue="target", palette=colours, dodge=True,
-         size=3, alpha=0.7)  # fmt: skip
+    look = {"hue": "target", "palette": colours, "dodge": True, "size": 3, "alpha": 0.7}
+    style.plot(sns.stripplot, axes[0], noisy, x="dimension", y="deviation", **look)
     axes[0].axhspan(-2, 2, color="0.92", zorder=0)
     axes[0].axhline(0, color=GREY, lw=0.8)
     axes[0].set(xlabel="dimension $D$", ylabel="(estimate − truth) / standard error")
-    legend(axes[0], colours, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+    style.legend(axes[0], colours, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     spread = read_csv(tables / "variance.csv").groupby(["method", "x"]).value_nats.std().reset_index()
     colours = {"uniform_time": PALETTE["purple"], "log_snr": PALETTE["blue"], "formula": PALETTE["blue"]}
-    plot(sns.stripplot, axes[1], spread, x="method", y="value_nats", order=list(METHODS), hue="method", palette=colours,
-         size=5)  # fmt: skip
+    look = {"hue": "method", "palette": colours, "order": list(METHODS), "size": 5}
+    style.plot(sns.stripplot, axes[1], spread, x="method", y="value_nats", **look)
     axes[1].set_xticks(range(len(METHODS)), list(METHODS.values()))
     axes[1].set(yscale="log", ylabel="standard deviation (nats)", title="one estimate, at three points, at equal cost")
     return figure
@@ -55,32 +55,30 @@ def discretisation(tables: Path) -> Figure:
     """Errors of the DDPM sum and of the trapezoid against the number of steps, with the derived prediction."""
     table, slopes = read_csv(tables / "discretisation.csv"), read_csv(tables / "slopes.csv")
     slopes = slopes[~slopes.per_log_squared]
-    colours = {name: colour for name, (_, colour, _) in SCHEDULES.items()}
-    markers = {name: marker for name, (_, _, marker) in SCHEDULES.items()}
     sums, trapezoids = table[table.rule == "sum"], table[table.rule == "trapezoid"]
-    figure, axes = canvas(2, height=3.2)
+    figure, axes = style.canvas(2, height=3.2)
     drawn = ((axes[0], sums, "mean_gap_nats"), (axes[1], trapezoids, "max_error_nats"))
     for axis, part, column in drawn:
-        plot(sns.lineplot, axis, part, x="steps", y=column, hue="schedule", palette=colours, style="schedule",
-             markers=markers, dashes=False, lw=0.8, mfc="w", mec="auto", mew=1)  # fmt: skip
         fits = slopes[(slopes.rule == part.rule.iloc[0]) & (slopes.quantity == column.removesuffix("_nats"))]
-        keys = {f"{SCHEDULES[row.schedule][0]} ({row.slope:.2f})": {"color": colours[row.schedule],
-                "marker": markers[row.schedule], "mfc": "w", "lw": 0.8} for row in records(fits)}  # fmt: skip
-        legend(axis, lines=keys, title="schedule (fitted slope)", fontsize=6, loc="lower left")
+        for name, (label, colour, marker) in SCHEDULES.items():
+            mine, slope = part[part.schedule == name], fits[fits.schedule == name].slope.iloc[0]
+            look: Look = {"color": colour, "marker": marker, "mfc": "w", "lw": 0.8, "label": f"{label} ({slope:.2f})"}
+            axis.plot(mine.steps, mine[column], **look)
+        axis.legend(title="schedule (fitted slope)", fontsize=6, loc="lower left")
     derived = {"x": ("predicted_sharp_nats", "½ Σ E(l − log(1 + l))"), ":": ("predicted_quadratic_nats", "¼ Σ E l²")}
     for schedule, part in sums.groupby("schedule"):
-        for look, (column, _) in derived.items():
-            axes[0].plot(part.steps, part[column], look, color=colours[str(schedule)], ms=5, lw=1)
+        for mark, (column, _) in derived.items():
+            axes[0].plot(part.steps, part[column], mark, color=SCHEDULES[str(schedule)][1], ms=5, lw=1)
     axes[0].set(title="DDPM sum", ylabel="mean of log p − formula (nats)")
     axes[1].set(title="trapezoid in log-SNR", ylabel="largest |error| (nats)")
     steps = sorted(set(table.steps))
     for axis, slope in zip(axes, (-1, -2), strict=True):
         axis.set(yscale="log", xlabel="steps $T$")
-        plain_log_ticks(axis, "x", steps)
+        style.plain_log_ticks(axis, "x", steps)
         _slope(axis, steps, slope)
     looks = ({"marker": "x", "ms": 5, "ls": "none"}, {"ls": ":", "lw": 1})
     keys = {f"derived: {text}": look for (_, text), look in zip(derived.values(), looks, strict=True)}
-    legend(figure, lines=keys, loc="outside lower center", ncols=2)
+    style.legend(figure, lines=keys, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -97,7 +95,7 @@ def _slope(axis: Axes, steps: list[int], slope: int) -> None:
 def score_error(tables: Path) -> Figure:
     """The effect of an error of the score: log densities along x, and the gap against its prediction."""
     table = read_csv(tables / "score_error.csv")
-    figure, axes = canvas(2, height=2.9)
+    figure, axes = style.canvas(2, height=2.9)
     sizes = sorted(set(table["size"]))
     part = table[table["size"] == sizes[-2]]
     for column, label, colour, line in (
@@ -110,21 +108,16 @@ def score_error(tables: Path) -> Figure:
     axes[0].legend()
     wrong = table[table["size"] > 0]
     shades = dict(zip(sizes[1:], sns.color_palette("crest", len(sizes) - 1).as_hex(), strict=True))
-    plot(sns.scatterplot, axes[1], wrong, x="predicted_gap_nats", y="gap_nats", hue="size", palette=shades, s=12, lw=0)
+    style.plot(
+        sns.scatterplot, axes[1], wrong, x="predicted_gap_nats", y="gap_nats", hue="size", palette=shades, s=12, lw=0
+    )
     ends = [wrong.predicted_gap_nats.min(), wrong.predicted_gap_nats.max()]
     axes[1].plot(ends, ends, color=GREY, lw=0.8, zorder=0)
     axes[1].set(xscale="log", yscale="log", xlabel="predicted gap (nats)", ylabel="log p of the SDE − formula (nats)")
-    legend(axes[1], lines={f"$\\epsilon$ = {size:g}": {"marker": "o", "ls": "none", "color": shade}
-           for size, shade in shades.items()})  # fmt: skip
+    style.legend(axes[1], {f"$\\epsilon$ = {size:g}": shade for size, shade in shades.items()})
     return figure
 
 
 FIGURES: dict[str, Callable[[Path], Figure]] = {
-    "exactness": exactness,
-    "discretisation": discretisation,
-    "score_error": score_error,
-    "weightings": weightings,
-    "classifier": classifier,
-    "gan": gan,
-    "digits": digits,
+    draw.__name__: draw for draw in (exactness, discretisation, score_error, weightings, classifier, gan, digits)
 }

@@ -55,7 +55,7 @@ class Repository:
 
 def copy(target: Path) -> Repository:
     """Copy to ``target``, which must not exist, what the workflow needs."""
-    for name in ("workflow", "src"):
+    for name in ("envs", "profiles", "src", "workflow"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(ROOT / "config.yaml", target)
     return Repository(target)

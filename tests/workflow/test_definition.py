@@ -131,7 +131,7 @@ def test_a_study_can_be_asked_for_alone(repository: Repository) -> None:
 
 
 def test_every_job_says_what_it_needs(repository: Repository) -> None:
-    text = repository.snakemake("-n", "--config", "scale=paper", "--workflow-profile", "workflow/profiles/slurm")
+    text = repository.snakemake("-n", "--config", "scale=paper", "--workflow-profile", "profiles/slurm")
     jobs = re.findall(r"rule (\w+):\n((?: {4}.*\n)*)", text)
     for rule, details in jobs:
         if rule not in {"all", "claims", *STUDIES}:
@@ -143,7 +143,7 @@ def test_every_job_says_what_it_needs(repository: Repository) -> None:
 
 def test_a_plan_says_the_gpus_of_each_job_and_the_gpu_hours_of_each_study(repository: Repository) -> None:
     options = ("--config", "scale=paper", "datasets=[photos32]", "devices=4", "gpu_model=h100")
-    text = repository.snakemake("-n", *options, "--workflow-profile", "workflow/profiles/slurm")
+    text = repository.snakemake("-n", *options, "--workflow-profile", "profiles/slurm")
     limits: dict[str, list[float]] = {}
     for rule, details in re.findall(r"rule (\w+):\n((?: {4}.*\n)*)", text):
         found = re.search(r"\bgpu=([1-9]\d*), gpu_model=h100,.*\bruntime=(\d+)", details)

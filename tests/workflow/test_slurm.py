@@ -33,7 +33,7 @@ GROUPED = [f"results/smoke/density_estimators/data/dimension-{dimension}.safeten
 TARGETS = [*GROUPED, *(f"{RESULTS}/models/{run}.safetensors" for run in (*SINGLE, PAIR))]
 CONFIG = ("--config", "scale=smoke", "datasets=[photos32]", "devices=2", "precision=float32")
 OPTIONS = [
-    *("--workflow-profile", "workflow/profiles/slurm", *CONFIG),
+    *("--workflow-profile", "profiles/slurm", *CONFIG),
     *("--set-resources", f"max_likelihood_train:gpu=2 if wildcards.run == '{PAIR}' else 1"),
     f"max_likelihood_train:gpu_model='{slurm.GPU_MODEL}'",
     # There is no accounting here to ask, as on a real cluster, and nobody to spare.

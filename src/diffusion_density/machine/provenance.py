@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -80,13 +80,21 @@ def _git() -> dict[str, str | bool | None]:
 
 
 def _versions() -> dict[str, str]:
-    """Python, this package and what it depends on directly."""
+    """Python, this package, and the packages that it names itself (for the library and the workflow), if installed."""
+    found = {"python": platform.python_version()}
+    for name in (DISTRIBUTION, *_direct_dependencies()):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _direct_dependencies() -> list[str]:
     try:
-        requirements = [r for r in requires(DISTRIBUTION) or [] if "extra ==" not in r]
-        names = [DISTRIBUTION, *(re.split(r"[^\w.-]", requirement)[0] for requirement in requirements)]
-        return {"python": platform.python_version()} | {name: version(name) for name in names}
-    except PackageNotFoundError:  # a source tree on the path, not installed
-        return {"python": platform.python_version()}
+        lines = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:  # a source tree on PYTHONPATH, not installed
+        return []
+    wanted = (line for line in lines if "extra ==" not in line or 'extra == "workflow"' in line)
+    return [re.split(r"[^\w.-]", line)[0] for line in wanted]
 
 
 def _machine() -> dict[str, str | int | None]:

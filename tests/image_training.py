@@ -15,9 +15,9 @@ from torch import Tensor
 
 from diffusion_density.data.images import ImageSet, load
 from diffusion_density.machine import artifacts
+from diffusion_density.machine.devices import open_devices
 from diffusion_density.networks.unet import SmallUNet
 from diffusion_density.process.schedules import LogLinear
-from diffusion_density.training.devices import open_devices
 from diffusion_density.training.flow_matching import FlowMatching
 from diffusion_density.training.loop import Trained, train_images
 from diffusion_density.training.passes import ImageTraining

@@ -23,6 +23,7 @@ from diffusion_density.data.images import ImageSet, load
 from diffusion_density.density.images.bits import bits_per_dim
 from diffusion_density.density.images.dequantization import SCHEMES
 from diffusion_density.machine import artifacts
+from diffusion_density.machine.devices import OneDevice
 from diffusion_density.machine.errors import InputError
 from diffusion_density.networks.cost import flops
 from diffusion_density.networks.unet import SmallUNet
@@ -57,7 +58,6 @@ from diffusion_density.studies.max_likelihood.sizes import MaxLikelihoodSizes, a
 from diffusion_density.studies.shared import intervals
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.cost import FIRST_ORDER, SECOND_ORDER, step_flops
-from diffusion_density.training.devices import OneDevice
 from diffusion_density.training.flow_matching import FlowMatching
 
 ROOT = Path(__file__).parents[2]

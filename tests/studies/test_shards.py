@@ -11,13 +11,13 @@ import pytest
 from diffusion_density.data import images as sources
 from diffusion_density.data.images import ImageSet, load
 from diffusion_density.machine import artifacts
+from diffusion_density.machine.devices import OneDevice
 from diffusion_density.machine.errors import InputError
 from diffusion_density.studies.max_likelihood import models
 from diffusion_density.studies.max_likelihood.experiments import likelihood
 from diffusion_density.studies.max_likelihood.experiments.train import train
 from diffusion_density.studies.max_likelihood.runs import Arm, Evaluation, Likelihood, Optimiser, Run
 from diffusion_density.studies.shared.shards import Shards
-from diffusion_density.training.devices import OneDevice
 from untrained import save_untrained
 
 MODULE = "diffusion_density.studies.shared.shards"

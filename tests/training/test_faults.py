@@ -18,9 +18,9 @@ from torch import Tensor
 
 import image_training
 from diffusion_density.machine import artifacts
+from diffusion_density.machine.devices import OneDevice, in_first
 from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.training.checkpoints import Checkpoints
-from diffusion_density.training.devices import OneDevice, in_first
 from diffusion_density.training.flow_matching import FlowMatching
 from diffusion_density.training.randomness import shuffled_rows
 from image_training import OBJECTIVE, SETTINGS, digits, train

@@ -19,10 +19,10 @@ from diffusion_density.density.images.bits import bits_per_dim
 from diffusion_density.density.images.dequantization import to_unit
 from diffusion_density.density.result import LogDensity
 from diffusion_density.machine import artifacts
+from diffusion_density.machine.devices import OneDevice, open_devices
 from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.training.averaged_adamw import AveragedAdamW
-from diffusion_density.training.devices import OneDevice, open_devices
 from diffusion_density.training.flow_matching import FlowMatching
 from diffusion_density.training.loop import Trained, train_images
 from diffusion_density.training.passes import ImageTraining

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from diffusion_density.claims.verbs import collect, compare
 from diffusion_density.claims.verbs import verbs as claims
-from diffusion_density.commands import config
+from diffusion_density.commands import config, points
 from diffusion_density.data.archives import UnavailableError, obtain
 from diffusion_density.data.catalogue import ARCHIVES, check_name, slug
 from diffusion_density.machine import artifacts
@@ -38,6 +38,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(points.train)
+app.command()(points.sample)
 app.command()(compare)
 app.command()(collect)
 app.add_typer(claims, name="claims")
@@ -133,57 +135,6 @@ def score(
             style.save(scores.scores(scored.table), figure)
     for line in scored.lines():
         typer.echo(line)
-
-
-@app.command()
-def train(
-    points: Annotated[Path, typer.Argument(help="CSV with a header: one point a row, one coordinate a column.")],
-    out: Annotated[Path, typer.Option(help="The model to write (.safetensors).")],
-    prediction: Annotated[Literal["noise", "score", "entropy"], typer.Option()] = "entropy",
-    throws: Annotated[int, typer.Option(min=1, help="Draws of (time, noise) for each point of a minibatch.")] = 10,
-    epochs: Annotated[int, typer.Option(min=1)] = 100,
-    width: Annotated[int, typer.Option(min=1, help="Units of both hidden layers.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=0)] = 3e-3,
-    seed: int = 0,
-    threads: Threads = 1,
-) -> None:
-    """Train a network on a table of points. Scale the columns to about unit variance first."""
-    from diffusion_density.commands import points as commands
-    from diffusion_density.commands.score.inputs import read_points
-    from diffusion_density.machine.runtime import configure
-    from diffusion_density.networks.sizes import MLPSize
-    from diffusion_density.training import saved
-
-    configure(threads)
-    x = read_points(points)
-    size = MLPSize(widths=(width, width), frequencies=8, time_frequencies=8, frequency_scale=0.1)
-    schedule = saved.VariancePreservingSettings()
-    settings = saved.ModelSettings(dimension=x.shape[1], prediction=prediction, schedule=schedule, network=size)
-    hyper = {"throws": throws, "epochs": epochs, "learning_rate": learning_rate}
-    recorded = {"points": str(points), "model": settings.model_dump(mode="json")} | hyper
-    with recording([out], settings=recorded, seeds=[seed]):
-        commands.train(x, settings, out, throws=throws, epochs=epochs, learning_rate=learning_rate, seed=seed)
-
-
-@app.command()
-def sample(
-    model: Annotated[Path, typer.Argument(help="A model that `train` wrote.")],
-    out: Annotated[Path, typer.Option(help="The CSV to write.")],
-    n: Annotated[int, typer.Option("--number", min=1)] = 1000,
-    steps: Annotated[int, typer.Option(min=1, help="Network evaluations a sample.")] = 500,
-    stochasticity: Annotated[float, typer.Option(min=0, help="0 for the flow, 1 for the reverse SDE.")] = 1.0,
-    seed: int = 0,
-    threads: Threads = 1,
-) -> None:
-    """Draw samples from a trained model."""
-    from diffusion_density.commands import points as commands
-    from diffusion_density.machine.runtime import configure
-
-    configure(threads)
-    table = commands.sample(model, n, steps=steps, stochasticity=stochasticity, seed=seed)
-    settings = {"model": str(model), "number": n, "steps": steps, "stochasticity": stochasticity}
-    with recording([out], settings=settings, seeds=[seed]):
-        artifacts.write_csv(out, table)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Where a result came from: code, packages, machine, settings and cost, in a small file beside it."""
+"""The provenance of a result: code, packages, machine, settings and cost, in a small file next to it."""
 
 import os
 import platform
@@ -27,11 +27,11 @@ def beside(result: Path) -> Path:
 
 @contextmanager
 def recording(outputs: Sequence[Path], *, settings: object, seeds: Sequence[int] = ()) -> Iterator[None]:
-    """Time the block, and write the provenance of ``outputs`` after it if it succeeds.
+    """Time the block and, if it succeeds, write the provenance of ``outputs``.
 
     Args:
         outputs: the files that the block writes.
-        settings: everything the results depend on besides code and inputs, as JSON holds it.
+        settings: everything that the results depend on besides code and inputs, as a JSON value.
         seeds: the seeds among the settings.
     """
     started = time.perf_counter()
@@ -42,12 +42,12 @@ def recording(outputs: Sequence[Path], *, settings: object, seeds: Sequence[int]
 
 
 def provenance(*, settings: object, seeds: Sequence[int], wall_seconds: float) -> dict[str, Any]:
-    """What there is to know about this process.
+    """A record of this process.
 
     Returns:
         A dictionary for JSON: git revision, package versions, device, seeds, settings and their SHA-256, wall seconds,
-        peak memory in MiB, the scheduler's job id and the GPUs that CUDA may use where they are given, the command, and
-        the time in UTC.
+        peak memory in MiB, SLURM's job id and the GPUs that CUDA may use (each None if not set), the command, and the
+        time in UTC.
     """
     return {
         "settings_sha256": settings_hash(settings),
@@ -67,7 +67,7 @@ def provenance(*, settings: object, seeds: Sequence[int], wall_seconds: float) -
 
 def _git() -> dict[str, str | bool | None]:
     """The revision of the source tree, and whether tracked files differ from it; None outside a repository."""
-    # Optional locks off: jobs running side by side must not fight over git's index.
+    # No optional locks: jobs that run at the same time must not lock git's index against each other.
     git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
     try:
         revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)

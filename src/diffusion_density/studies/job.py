@@ -58,7 +58,7 @@ def device(gpus: int) -> str:
     Raises:
         InputError: if there are some GPUs, but fewer than it may use.
     """
-    from diffusion_density.training.devices import available
+    from diffusion_density.machine.devices import available
 
     return "cuda" if available(gpus) else "cpu"
 

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_density.data.images import ImageSet
+from diffusion_density.machine.devices import Devices, OneDevice, in_first
 from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.checkpoints import Checkpoints
-from diffusion_density.training.devices import Devices, OneDevice, in_first
 from diffusion_density.training.flow_matching import FlowMatching
 from diffusion_density.training.passes import ImageTraining, Passes, named
 

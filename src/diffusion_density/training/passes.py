@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from diffusion_density.data.images import ImageSet
 from diffusion_density.density.images.dequantization import to_unit
+from diffusion_density.machine.devices import Devices
 from diffusion_density.machine.errors import InputError
 from diffusion_density.process.times import independent, low_discrepancy
-from diffusion_density.training.devices import Devices
 from diffusion_density.training.flow_matching import FlowMatching
 from diffusion_density.training.randomness import Purpose, global_seed, seed_of, shuffled_rows
 

@@ -96,9 +96,9 @@ def train(
     images = _images(run, data_dir)
     settings: dict[str, Setting] = {"name": name, "run": run, "precision": precision, "images": images.sha256}
     with job([out], settings, run.seeds, max(1, threads // devices)) as spent:
+        from diffusion_density.machine.devices import open_available
         from diffusion_density.machine.runtime import use_bfloat16
         from diffusion_density.studies.max_likelihood.experiments.train import train
-        from diffusion_density.training.devices import open_available
 
         opened = open_available(gpus, devices, nodes)
         folder = train(

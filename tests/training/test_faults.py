@@ -83,7 +83,7 @@ def test_a_step_that_ran_out_of_memory_leaves_no_gradient(tmp_path: Path) -> Non
 
 def test_memory_for_not_even_one_image_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"one image at a time is more than the memory of cpu holds, at step 1; .* \(CUDA out"
+        InputError, match=r"the memory of cpu is too small for one image at a time, at step 1; .* \(CUDA out"
     ):
         train(tmp_path, objective=Greedy(0, EXHAUSTED[0]))
 
@@ -211,7 +211,7 @@ def test_checkpoints_that_cannot_be_read_are_out_of_the_way(tmp_path: Path, capl
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:-100])
     assert Checkpoints(tmp_path, {}).latest() is None
-    assert "holds no checkpoint that can be read; the run starts anew" in caplog.text
+    assert "holds no checkpoint that can be read; the run starts from scratch" in caplog.text
     Checkpoints(tmp_path, {}).write(2, {"a": torch.zeros(1)})
     assert [path.stem for path in tmp_path.iterdir()] == ["step-000000002"]
     assert Checkpoints(tmp_path, {}).latest() is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError
-from diffusion_density.machine.provenance import beside
+from diffusion_density.machine.provenance import provenance_path
 
 LARGE, WHOLE = 500_000, 5_000_000
 """Bytes that one file, and the whole, may have."""
@@ -32,7 +32,7 @@ def collect(run: Path, out: Path) -> int:
     found = sorted([run / "claims.csv", *run.glob("*/tables/*.csv"), *run.glob("*/figures/*.svg")])
     sizes = {path.relative_to(run).as_posix(): path.stat().st_size for path in found}
     kept = [name for name, size in sizes.items() if size <= LARGE and name not in PICTURES]
-    records = {name: artifacts.read_json(beside(run / name)) for name in kept}
+    records = {name: artifacts.read_json(provenance_path(run / name)) for name in kept}
     provenance = {key: records["claims.csv"].get(key) for key in SHARED}
     provenance |= {"results": {name: {key: records[name].get(key) for key in OWN} for name in kept}}
     provenance |= {"left_out": {name: size for name, size in sizes.items() if name not in kept}}

@@ -20,7 +20,7 @@ from diffusion_density.machine.artifacts import settings_hash, sha256_of, write_
 DISTRIBUTION = "diffusion-density"
 
 
-def beside(result: Path) -> Path:
+def provenance_path(result: Path) -> Path:
     """The provenance file of ``result``."""
     return result.with_name(f"{result.name}.provenance.json")
 
@@ -38,7 +38,7 @@ def recording(outputs: Sequence[Path], *, settings: object, seeds: Sequence[int]
     yield
     record = provenance(settings=settings, seeds=seeds, wall_seconds=time.perf_counter() - started)
     for output in outputs:
-        write_json(beside(output), {"result": output.name, "sha256": sha256_of(output)} | record)
+        write_json(provenance_path(output), {"result": output.name, "sha256": sha256_of(output)} | record)
 
 
 def provenance(*, settings: object, seeds: Sequence[int], wall_seconds: float) -> dict[str, Any]:

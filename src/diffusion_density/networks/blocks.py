@@ -53,8 +53,8 @@ def noise_of_levels(
 
         Σ_j w_j (z − α x_j)/σ,   w = softmax of −½ ((z − α x_j)/σ)²,
 
-    over the seven nearest levels; the others contribute nothing at such noise. A network that passes it on has the
-    right divergence there, which a fit of waves would not give.
+    over the seven nearest levels. It is exact if no other levels are near. A network that passes it on then has the
+    right divergence, which a fit of waves would not give.
 
     Args:
         x: z.

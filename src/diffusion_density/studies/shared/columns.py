@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-
 Role = Literal["setting", "repeat", "measured", "error", "cost"]
 
 

@@ -169,7 +169,7 @@ def concat(
 def schema(
     out: Annotated[Path, typer.Option(help="Folder to write the schemas to.")] = Path("workflow/schemas"),
 ) -> None:
-    """Write the JSON schemas of config.yaml, of the scale files and of claims.yaml."""
+    """Write the JSON schemas of config.yaml and of the scale files."""
     for name, text in config.schemas().items():
         artifacts.write_text(out / name, text)
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
-from diffusion_density.claims.definition import Claims
 from diffusion_density.claims.definition import ScaleName as ScaleName
 from diffusion_density.data.catalogue import check_name, slug
 from diffusion_density.machine.errors import InputError
@@ -107,8 +106,8 @@ def read_scale(name: str, folder: Path) -> Scale:
 
 
 def schemas() -> dict[str, str]:
-    """The JSON schemas of the configuration, the scale files and the claims, by file name."""
-    models: dict[str, type[Strict]] = {"claims": Claims, "config": Config, "scale": Scale}
+    """The JSON schemas of the configuration and the scale files, by file name."""
+    models: dict[str, type[Strict]] = {"config": Config, "scale": Scale}
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return {
         f"{name}.schema.json": json.dumps(dialect | model.model_json_schema(), indent=2) + "\n"

@@ -157,9 +157,13 @@ def test_a_missing_figure_is_named(table: Path, tmp_path: Path) -> None:
         written(tmp_path / "results" / "claims.csv")
 
 
-def test_the_table_of_the_readme_is_that_of_the_reference() -> None:
-    text = (ROOT / "README.md").read_text()
-    found = re.search(r"<!-- claims -->\n(.*?)<!-- end of claims -->", text, re.DOTALL)
-    assert found, "README.md has no table of claims between <!-- claims --> and <!-- end of claims -->"
-    expected = page.markdown(page.read(CLAIMS, REFERENCE / "claims.csv"))
-    assert found[1] == expected, "run diffusion-density claims table results/reference/claims.csv"
+@pytest.mark.parametrize(
+    ("file", "name", "part"), [("README.md", "claims", 0), ("docs/results.md", "not replicated", 1)]
+)
+def test_the_tables_of_the_pages_are_those_of_the_reference(file: str, name: str, part: int) -> None:
+    """What the command prints is a table, for the README, and a list, for the page of results."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- end of {name} -->", (ROOT / file).read_text(), re.DOTALL)
+    assert found, f"{file} has no part between <!-- {name} --> and <!-- end of {name} -->"
+    printed = page.markdown(page.read(CLAIMS, REFERENCE / "claims.csv"))
+    parts = printed.removesuffix("\n").split("\n\nNot replicated:\n\n")
+    assert found[1] == parts[part] + "\n", "run diffusion-density claims table results/reference/claims.csv"

@@ -18,6 +18,7 @@ from diffusion_density.claims.definition import VERDICTS, Claim, Claims, Paper, 
 from diffusion_density.claims.verdicts import COLUMNS
 from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError
+from diffusion_density.studies.declaration import caption as caption_of
 from diffusion_density.studies.shared.tables import records
 
 TITLES: Mapping[Paper, str] = {
@@ -39,7 +40,7 @@ def write(claims: Claims, table: Path, results: Path, report: Path, out: Path, *
         claims: the claims that were judged.
         table: their verdicts.
         results: the folder ``results/<scale>`` with the figures.
-        report: the folder of the page's template and of the captions, ``study/figure.rst``.
+        report: the folder of the page's template.
         out: the HTML to write.
         brief: whether to leave out figures and links.
 
@@ -54,7 +55,7 @@ def write(claims: Claims, table: Path, results: Path, report: Path, out: Path, *
         verdicts=VERDICTS,
         symbols=SYMBOLS,
         papers=[_paper(claims, judged, paper) for paper in TITLES],
-        figures=[] if brief else [_figure(claims, figure, results, report) for figure in claims.figures],
+        figures=[] if brief else [_figure(claims, figure, results) for figure in claims.figures],
     )
     artifacts.write_text(out, page + "\n")
 
@@ -151,10 +152,10 @@ def _row(claim: Claim, row: Any) -> dict[str, object]:  # noqa: ANN401 (a named 
     }
 
 
-def _figure(claims: Claims, figure: str, results: Path, report: Path) -> dict[str, object]:
+def _figure(claims: Claims, figure: str, results: Path) -> dict[str, object]:
     study, _, name = figure.partition("/")
     drawing = artifacts.read_text(results / study / "figures" / f"{name}.svg")
-    caption = plain(artifacts.read_text(report / study / f"{name}.rst"))
+    caption = plain(artifacts.read_text(caption_of(study, name)))
     return {
         "anchor": _anchor(figure),
         "data": base64.b64encode(drawing.encode()).decode(),

@@ -123,7 +123,9 @@ def tables(ours: pd.DataFrame, theirs: pd.DataFrame, columns: Columns) -> Iterat
     keys = [*settings, *(name for name in names if columns[name].role == "repeat")]
     # As objects, so that text meets numbers where a column is empty in one of the runs.
     parts = [part.astype(dict.fromkeys(keys, object)) for part in (ours, theirs)]
-    numbered = [part.assign(_nth=part.groupby(keys, dropna=False).cumcount() if keys else range(len(part))) for part in parts]
+    numbered = [
+        part.assign(_nth=part.groupby(keys, dropna=False).cumcount() if keys else range(len(part))) for part in parts
+    ]
     both = numbered[0].merge(
         numbered[1], on=[*keys, "_nth"], how="outer", suffixes=("", REFERENCE), indicator=True, validate="1:1"
     )

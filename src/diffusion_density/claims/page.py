@@ -20,6 +20,7 @@ from diffusion_density.claims.definition import VERDICTS, Claims, Paper, Verdict
 from diffusion_density.claims.verdicts import COLUMNS
 from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError
+from diffusion_density.studies.declaration import caption as caption_of
 from diffusion_density.studies.shared.tables import records
 
 TITLES: Mapping[Paper, str] = {
@@ -75,7 +76,7 @@ def write(judged: Judged, results: Path, report: Path, out: Path, *, figures: bo
     Args:
         judged: the claims and their verdicts.
         results: the folder ``results/<scale>`` with the figures.
-        report: the folder of the page's template and of the captions, ``study/figure.rst``.
+        report: the folder of the page's template.
         out: the HTML to write.
         figures: whether to include figures and links to files.
 
@@ -90,7 +91,7 @@ def write(judged: Judged, results: Path, report: Path, out: Path, *, figures: bo
         symbols=SYMBOLS,
         papers=TITLES,
         judged=judged,
-        figures=[_figure(judged.claims, name, results, report) for name in judged.claims.figures if figures],
+        figures=[_figure(judged.claims, name, results) for name in judged.claims.figures if figures],
     )
     artifacts.write_text(out, page + "\n")
 
@@ -123,10 +124,10 @@ def number(value: float) -> str:
     return f"{mantissa}·10{str(int(exponent)).translate(SUPERSCRIPT)}" if e else text
 
 
-def _figure(claims: Claims, figure: str, results: Path, report: Path) -> dict[str, object]:
+def _figure(claims: Claims, figure: str, results: Path) -> dict[str, object]:
     study, _, name = figure.partition("/")
     drawing = artifacts.read_text(results / study / "figures" / f"{name}.svg")
-    caption = plain(artifacts.read_text(report / study / f"{name}.rst"))
+    caption = plain(artifacts.read_text(caption_of(study, name)))
     return {
         "name": figure,
         "data": base64.b64encode(drawing.encode()).decode(),

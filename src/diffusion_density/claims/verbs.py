@@ -47,9 +47,7 @@ def page(
     out: Out,
     brief: Annotated[Path, typer.Option(help="The same page without figures and links, for Snakemake's report.")],
     claims: File = CLAIMS_FILE,
-    report: Annotated[Path, typer.Option(help="The folder of the template and the captions.")] = Path(
-        "workflow/report"
-    ),
+    report: Annotated[Path, typer.Option(help="The folder of the template.")] = Path("workflow/report"),
 ) -> None:
     """Write the claims page, with figures and summaries."""
     from diffusion_density.claims import page as pages

@@ -1,8 +1,7 @@
 """The command line: ``diffusion-density VERB``, or ``python -m diffusion_density VERB``.
 
-The verbs of a study, which its workflow rules call, are in ``studies/<study>/verbs.py``. Heavy packages are imported
-inside the verbs, so that a wrong argument is told at once. What a person can mend is one line on stderr, ``error: …``,
-with exit status 2.
+Heavy packages are imported inside the commands, so that a wrong argument is reported at once. An error that a person
+can correct is one line on stderr, ``error: …``, with exit status 2.
 """
 
 import fcntl
@@ -25,12 +24,8 @@ from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.machine.provenance import recording
 from diffusion_density.machine.validation import explain, read_yaml
-from diffusion_density.studies.comparison.verbs import verbs as comparison
-from diffusion_density.studies.density_estimators.verbs import verbs as density_estimators
-from diffusion_density.studies.density_formula.verbs import verbs as density_formula
-from diffusion_density.studies.high_density.verbs import verbs as high_density
-from diffusion_density.studies.job import Threads
-from diffusion_density.studies.max_likelihood.verbs import verbs as max_likelihood
+from diffusion_density.studies.declaration import study_of
+from diffusion_density.studies.job import Threads, job
 
 app = typer.Typer(
     help="Log densities of diffusion models.",
@@ -40,14 +35,10 @@ app = typer.Typer(
 )
 app.command()(points.train)
 app.command()(points.sample)
+app.command()(job)
 app.command()(compare)
 app.command()(collect)
 app.add_typer(claims, name="claims")
-app.add_typer(comparison, name="comparison")
-app.add_typer(density_estimators, name="density-estimators")
-app.add_typer(density_formula, name="density-formula")
-app.add_typer(high_density, name="high-density")
-app.add_typer(max_likelihood, name="max-likelihood")
 
 
 def main() -> None:
@@ -138,20 +129,23 @@ def score(
 
 
 @app.command()
-def figure(
-    study: Literal["comparison", "density_estimators", "density_formula", "high_density", "max_likelihood"],
-    name: str,
+def figures(
+    study: Annotated[str, typer.Argument(help="The study, such as density_formula.")],
     tables: Annotated[Path, typer.Option(help="Folder of the study's tables.")],
-    out: Annotated[Path, typer.Option(help="The .svg to write; a .png goes beside it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the figures: each is written as .svg and .png.")],
+    only: Annotated[list[str] | None, typer.Option(help="Draw this figure; may be repeated. Default: all.")] = None,
 ) -> None:
-    """Draw one figure of a study from its tables."""
+    """Draw the figures of a study from its tables."""
+    declared = study_of(study).figures
+    if unknown := set(only or []) - declared.keys():
+        raise InputError(f"{study} has no figure {', '.join(sorted(unknown))}; it has {', '.join(declared)}")
     from diffusion_density.studies.shared import style
 
-    figures = import_module(f"diffusion_density.studies.{study}.figures").FIGURES
-    if name not in figures:
-        raise InputError(f"{study} has no figure {name!r}; it has {', '.join(figures)}")
-    with recording([out, out.with_suffix(".png")], settings={"study": study, "figure": name}):
-        style.save(figures[name](tables), out)
+    drawings = import_module(f"diffusion_density.studies.{study}.figures").FIGURES
+    for name in only or declared:
+        file = out / f"{name}.svg"
+        with recording([file, file.with_suffix(".png")], settings={"study": study, "figure": name}):
+            style.save(drawings[name](tables), file)
 
 
 @app.command()
@@ -166,24 +160,14 @@ def concat(
 
 
 @app.command()
-def schema(
-    out: Annotated[Path, typer.Option(help="Folder to write the schemas to.")] = Path("workflow/schemas"),
-) -> None:
-    """Write the JSON schemas of config.yaml and of the scale files."""
-    for name, text in config.schemas().items():
-        artifacts.write_text(out / name, text)
-
-
-@app.command()
 def check_config(
     file: Annotated[Path, typer.Argument(help="The configuration.")] = config.CONFIG_FILE,
     scales: Annotated[Path, typer.Option(help="Folder of the scale files.")] = config.SCALES,
 ) -> None:
-    """Check a configuration and the sizes that it chooses, and say what they amount to."""
+    """Check a configuration and the sizes that it chooses."""
     values = config.read_config(read_yaml(file), file=file)
-    runs = config.read_scale(values.scale, scales).density_estimators.runs(values.seeds)
-    networks = sum(len(run.arms) * run.mixtures * len(run.seeds) for run in runs.values())
-    typer.echo(f"{file}: scale {values.scale}, {len(runs)} training runs of {networks} networks in density_estimators")
+    sizes = config.read_scale(values.scale, scales)
+    typer.echo(f"{file}: scale {values.scale}, with sizes for {', '.join(name for name, _ in sizes)}")
 
 
 @app.command()

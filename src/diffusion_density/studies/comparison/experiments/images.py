@@ -6,13 +6,13 @@ network's flow in double precision, with a trace by several probes: an exact one
 Their error is part of every difference.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from diffusion_density.data.images import ImageSet
 from diffusion_density.density.images.bound import ROWS
 from diffusion_density.density.images.dequantization import dequantization, to_unit
 from diffusion_density.density.ode.flow import flow
@@ -20,38 +20,37 @@ from diffusion_density.machine import artifacts
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.studies.comparison.experiments.estimators import SEED, score
 from diffusion_density.studies.comparison.experiments.variance import compare, long_run
-from diffusion_density.studies.comparison.sizes import Pictures
+from diffusion_density.studies.comparison.sizes import ImagesJob
 from diffusion_density.studies.max_likelihood.models import last, load
-from diffusion_density.studies.max_likelihood.runs import Run
 from diffusion_density.studies.shared.double import in_double
+from diffusion_density.studies.shared.inputs import ImageInputs
 
 TOLERANCE = 1e-5  # of the reference, in log p over the number of dimensions
 LONG = 16  # times the throws of the variance, for what the path integral tends to
 
 
-def measure(
-    run: Run, sizes: Pictures, images: ImageSet, models: Path, estimators: Path, variance: Path, *, device: str
-) -> None:
+def run(sizes: ImagesJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> None:
     """Measure the network of the run's first seed and write both tables.
 
     Raises:
         InputError: if the networks are of another run.
     """
-    _, model = last(load(models, run, images, device), run.seeds[0])
+    images, device, chosen = inputs.images, inputs.device, sizes.images
+    _, model = last(load(inputs.files["models"], sizes.run, images, device), sizes.seeds[0])
     generator = torch.Generator(device).manual_seed(SEED)
     scheme = dequantization("truncated_normal", images.levels, *model.schedule.at(model.schedule.s_start))
-    pictures = images.test[: max(sizes.images, sizes.varied)].to(device)
+    pictures = images.test[: max(chosen.images, chosen.varied)].to(device)
     z = scheme.draw(pictures, 1, generator=generator, dtype=torch.float32).z[:, 0]
     labels: dict[str, object] = {"target": images.name, "dimension": z[0].numel()}
-    x = z[: sizes.images]
-    limit = partial(reference, model, probes=sizes.probes)
-    clean = to_unit(pictures[: sizes.images], images.levels, torch.float32)
-    table = score(model, x, limit(x), limit, sizes.budgets, labels, ROWS, clean)
-    artifacts.write_csv(estimators, table)
-    x = z[: sizes.varied]
-    tended = long_run(model, x, LONG * sizes.throws, ROWS)
-    rows = compare(model, x, tended, sizes.throws, sizes.repeats, labels | {"index": 0}, chunk=ROWS)
-    artifacts.write_csv(variance, rows)
+    x = z[: chosen.images]
+    limit = partial(reference, model, probes=chosen.probes)
+    clean = to_unit(pictures[: chosen.images], images.levels, torch.float32)
+    table = score(model, x, limit(x), limit, chosen.budgets, labels, ROWS, clean)
+    artifacts.write_csv(outputs["estimators"], table)
+    x = z[: chosen.varied]
+    tended = long_run(model, x, LONG * chosen.throws, ROWS)
+    rows = compare(model, x, tended, chosen.throws, chosen.repeats, labels | {"index": 0}, chunk=ROWS)
+    artifacts.write_csv(outputs["variance"], rows)
 
 
 def reference(model: DiffusionModel, x: Tensor, probes: int) -> Tensor:

@@ -85,6 +85,12 @@ def test_a_single_row_has_the_error_that_it_states() -> None:
     ]
 
 
+def test_a_table_of_results_alone_is_compared_row_by_row() -> None:
+    rows = pd.DataFrame({"n": [1, 2, 3]})
+    (line,) = comparison.tables(rows + 50, rows, columns_of("comparison"))
+    assert line.startswith("MOVED: n by 50, with an error of 0.82, in the mean of 3")
+
+
 def test_both_ends_of_an_interval_are_an_error() -> None:
     rows = pd.DataFrame({"finding": ["a"], "value": [1.0], "ci_low": [0.5], "ci_high": [1.5], "seconds_per_point": 1.0})
     columns = columns_of("comparison")

@@ -121,11 +121,10 @@ def tables(ours: pd.DataFrame, theirs: pd.DataFrame, columns: Columns) -> Iterat
     names = list(map(str, theirs))
     settings = [name for name in names if columns[name].role == "setting"]
     keys = [*settings, *(name for name in names if columns[name].role == "repeat")]
-    # As objects, so that text meets numbers where a column is empty in one of the runs.
-    parts = [part.astype(dict.fromkeys(keys, object)) for part in (ours, theirs)]
-    numbered = [
-        part.assign(_nth=part.groupby(keys, dropna=False).cumcount() if keys else range(len(part))) for part in parts
-    ]
+    numbered = []
+    for part in (ours, theirs):
+        rows = part.astype(dict.fromkeys(keys, object))  # so that text meets the numbers of a column that is empty
+        numbered.append(rows.assign(_nth=rows.groupby(keys, dropna=False).cumcount() if keys else range(len(rows))))
     both = numbered[0].merge(
         numbered[1], on=[*keys, "_nth"], how="outer", suffixes=("", REFERENCE), indicator=True, validate="1:1"
     )
@@ -160,7 +159,7 @@ def _moved(both: pd.DataFrame, name: str, errors: Sequence[str], settings: Seque
     for place, part in found[found["mean"].abs() > FACTOR * found.error].iterrows():
         values = place if isinstance(place, tuple) else (place,)
         where = ", ".join(f"{setting} {value}" for setting, value in zip(settings, values, strict=False))
-        rows_of = f"in the mean of {part.n:.0f}" if part.n > 1 else "in one row"
-        yield f"MOVED: {name} by {part['mean']:.3g}, with an error of {part.error:.2g}, {rows_of}: {where}"
+        over = f"in the mean of {part.n:.0f}" if part.n > 1 else "in one row"
+        yield f"MOVED: {name} by {part['mean']:.3g}, with an error of {part.error:.2g}, {over}: {where}"
     if unjudged := int(found.error.isna().sum()):
         yield f"{name} changed in {unjudged} places where no error is known"

@@ -9,6 +9,7 @@ and importing the package itself leads to everything it exports.
 import ast
 import hashlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 SOURCE_ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def source_files(module: str, root: Path = SOURCE_ROOT) -> list[Path]:
 
     Raises `ModuleNotFoundError` if there is no such module.
     """
-    tree = _Tree(root)
+    tree = _package() if root == SOURCE_ROOT else _Tree(root)
     todo = list(tree.whole(module))
     if not todo:
         raise ModuleNotFoundError(f"{root} holds no module {module}")
@@ -50,12 +51,19 @@ def source_files(module: str, root: Path = SOURCE_ROOT) -> list[Path]:
     return sorted(file for file in files if file is not None)
 
 
+@cache
+def _package() -> "_Tree":
+    """This package, whose files are parsed once in a process: the rules ask for many of its modules."""
+    return _Tree(SOURCE_ROOT)
+
+
 class _Tree:
     """The modules below one folder, by name."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._parsed: dict[str, list[ast.stmt]] = {}
+        self._imports: dict[str, set[str]] = {}
 
     def file(self, module: str) -> Path | None:
         base = self.root.joinpath(*module.split("."))
@@ -71,9 +79,10 @@ class _Tree:
 
     def imports(self, module: str) -> set[str]:
         """The modules of the same root that ``module`` imports when it runs."""
-        if self.is_passive(module):
-            return set()
-        return {found for node in _running(self._body(module)) for found in self._named(node, module)}
+        if module not in self._imports:
+            nodes = [] if self.is_passive(module) else _running(self._body(module))
+            self._imports[module] = {found for node in nodes for found in self._named(node, module)}
+        return self._imports[module]
 
     def _exports(self, package: str) -> dict[str, set[str]]:
         """Where the names of a package come from, by all its imports, those for type checkers included."""

@@ -21,6 +21,7 @@ import torch
 import slurm
 from diffusion_density.commands import config
 from diffusion_density.machine import artifacts
+from diffusion_density.studies.max_likelihood.plan import Plan
 from repository import Repository, copy
 
 pytestmark = pytest.mark.slow
@@ -155,9 +156,10 @@ def test_a_cancelled_job_is_retried_and_goes_on_with_more_memory(finished: Finis
 def test_two_machines_train_as_one_process_does(finished: Finished) -> None:
     folder, run = finished.repository.path, SINGLE[0]
     sizes = config.read_scale("smoke", folder / "workflow/scales").max_likelihood
-    spec = sizes.runs((0, 1, 2), {"photos32": "photos32"})[run].model_dump_json()
-    command = ("max-likelihood", "train", run, "--spec", spec, "--data-dir", "data", "--work", "work")
-    options = ("--devices", "1", "--nodes", "2", "--out", "two.safetensors")
+    plan = Plan(sizes, (0, 1, 2), ("photos32",), folder / "data")
+    job = plan.training(run, "float32", 200).model_dump_json()
+    command = ("job", "max_likelihood", "train", "--sizes", job, "--work", "work")
+    options = ("--devices", "1", "--nodes", "2", "--output", "models=two.safetensors")
     done = subprocess.run(
         ["srun", "--nodes=2", "--ntasks-per-node=1", sys.executable, "-m", "diffusion_density", *command, *options],
         cwd=folder,

@@ -1,5 +1,4 @@
 from diffusion_density.claims.definition import read_claims
-from diffusion_density.claims.verdicts import evidence
 
 CLAIMS_FILE = WORKFLOW / "claims.yaml"
 try:
@@ -19,7 +18,10 @@ rule claims:
 rule claims_judge:
     input:
         claims=CLAIMS_FILE,
-        tables=[f"results/{{scale}}/{evidence(table)}" for table in CLAIMS.tables],
+        tables=[
+            "results/{{scale}}/{}/tables/{}.csv".format(*table.split("/", 1))
+            for table in CLAIMS.tables
+        ],
     output:
         report(
             "results/{scale}/claims.csv",

@@ -9,7 +9,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from diffusion_density.commands import points
 from diffusion_density.commands.cli import app
 from diffusion_density.commands.score import inputs, models
 from diffusion_density.density.estimators import ESTIMATORS
@@ -188,10 +187,8 @@ def test_a_model_that_does_not_fit_is_refused(mixture: Path, tmp_path: Path) -> 
         models.ModelChoice().for_points(2)
     with pytest.raises(InputError, match="truncated, or is not a safetensors file"):
         models.ModelChoice(model=str(mixture)).for_points(2)
-    few = torch.zeros(5, 2, dtype=torch.float64)
-    size = MLPSize(widths=(8,), frequencies=1, time_frequencies=1, frequency_scale=0.1)
-    settings = saved.ModelSettings(
-        dimension=2, prediction="entropy", schedule=saved.VariancePreservingSettings(), network=size
-    )
-    with pytest.raises(InputError, match="at least 32 points, got 5"):
-        points.train(few, settings, tmp_path / "m", throws=1, epochs=1, learning_rate=1e-3, seed=0)
+    few = tmp_path / "few.csv"
+    few.write_text("a,b\n" + "0,0\n" * 5)
+    with pytest.raises(InputError, match=r"few\.csv: training needs at least 32 points, got 5"):
+        run("train", few, "--out", tmp_path / "model.safetensors")
+    assert not (tmp_path / "model.safetensors").exists()

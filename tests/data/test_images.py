@@ -16,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_density.data.archives import Archive, UnavailableError, obtain, tar_members
+from diffusion_density.data.archives import UnavailableError, obtain, tar_members
+from diffusion_density.data.catalogue import Archive
 from diffusion_density.data.images import cifar10, imagenet32, load
 from diffusion_density.machine.errors import InputError
 

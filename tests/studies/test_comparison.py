@@ -12,12 +12,13 @@ import yaml
 from diffusion_density.data.images import load
 from diffusion_density.density.estimators import ESTIMATORS
 from diffusion_density.process.mixtures import GaussianMixture
-from diffusion_density.studies.comparison.experiments import estimators, findings, pictures, trained, variance
+from diffusion_density.studies.comparison.experiments import estimators, findings, images, trained, variance
 from diffusion_density.studies.comparison.figures import FIGURES
-from diffusion_density.studies.comparison.sizes import ComparisonSizes
-from diffusion_density.studies.density_estimators.experiments import dataset
-from diffusion_density.studies.density_estimators.experiments.train import train
+from diffusion_density.studies.comparison.sizes import ComparisonSizes, ImagesJob, TrainedJob
+from diffusion_density.studies.density_estimators.experiments import dataset, train
 from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes
+from diffusion_density.studies.fields import Strict
+from diffusion_density.studies.shared.inputs import ImageInputs
 from truths import seeded
 from untrained import save_untrained
 
@@ -38,20 +39,22 @@ def sizes() -> ComparisonSizes:
 def folder(sizes: ComparisonSizes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tables of all jobs when tiny."""
     out = tmp_path_factory.mktemp("comparison")
-    estimators.measure(sizes.estimators, out / "e0.csv")
-    variance.measure(sizes.variance, out / "v0.csv")
+    parts = [{"estimators": out / f"e{i}.csv", "variance": out / f"v{i}.csv"} for i in range(3)]
+    estimators.run(sizes.estimators, {}, parts[0])
+    variance.run(sizes.variance, {}, parts[0])
     study = DensityEstimatorsSizes.model_validate(scale()["density_estimators"])
-    run = study.runs((0,))[f"throws-{study.throws_default}"]
-    dataset.prepare(study.datasets()[run.dimension], out / "data.safetensors")
-    data, stacks = out / "data.safetensors", out / "stack.safetensors"
-    train(run, data, stacks)
-    trained.measure(sizes.trained, run, data, stacks, out / "e1.csv", out / "v1.csv")
-    images = load("digits", Path())
-    of = save_untrained(images, out / "unet.safetensors")
-    pictures.measure(of, sizes.images, images, out / "unet.safetensors", out / "e2.csv", out / "v2.csv", device="cpu")
+    run = study.runs((0,))[study.detailed]
+    files = {"dataset": out / "data.safetensors", "models": out / "stack.safetensors"}
+    dataset.run(study.datasets()[run.dimension], {}, files)
+    train.run(run, files, files)
+    trained.run(TrainedJob(run=run, trained=sizes.trained), files, parts[1])
+    digits = load("digits", Path())
+    of = save_untrained(digits, out / "unet.safetensors")
+    inputs = ImageInputs(digits, {"models": out / "unet.safetensors"})
+    images.run(ImagesJob(name="digits", run=of, images=sizes.images), inputs, parts[2])
     pd.concat([pd.read_csv(out / f"e{i}.csv") for i in range(3)]).to_csv(out / "estimators.csv", index=False)
-    tables = [out / f"v{i}.csv" for i in range(3)]
-    findings.write([out / "estimators.csv"], tables, out / "findings.csv", out / "decision.csv")
+    tables = {"estimators": out / "estimators.csv"} | {f"v{i}": out / f"v{i}.csv" for i in range(3)}
+    findings.run(Strict(), tables, {name: out / f"{name}.csv" for name in ("findings", "decision")})
     return out
 
 

@@ -9,8 +9,8 @@ def gpu_hours(dag):
         if gpu:
             limit = gpu * job.resources.runtime / 60
             trains = job.rule.name == "max_likelihood_train"
-            expected = ml_gpu_hours(job.wildcards) if trains else limit
-            study = next(filter(job.rule.name.startswith, CATEGORIES), job.rule.name)
+            expected = ML_PLAN.gpu_hours(job.wildcards.run) if trains else limit
+            study = next(filter(job.rule.name.startswith, studies()), job.rule.name)
             hours.setdefault(study, []).append((expected, limit))
     if not hours:
         return "the planned jobs ask for no GPU"

@@ -22,7 +22,7 @@ integral's times are uniform in s, so in log-SNR here, which serves it well. Tab
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -44,7 +44,7 @@ from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.schedules import LogLinear
 from diffusion_density.sampling.flow_sampler import sample_flow
 from diffusion_density.studies.comparison.conditional_problems import NAMES, Law, law
-from diffusion_density.studies.comparison.sizes import Conditional, ConditionalRun
+from diffusion_density.studies.comparison.sizes import CONDITIONAL_TABLES, Conditional, ConditionalRun
 from diffusion_density.studies.density_formula.networks import PREDICTION, build, trained
 from diffusion_density.training.stack import Member
 
@@ -55,9 +55,7 @@ CLASSIFIED = ("linear_gaussian", "mixture")
 _STREAM = 32_452_843
 
 
-def measure(
-    sizes: ConditionalRun, divergences: Path, log_probs: Path, ranks: Path, calibration: Path, classes: Path
-) -> None:
+def run(sizes: ConditionalRun, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Train, and write the five tables."""
     tables: list[list[pd.DataFrame]] = [[], [], [], [], []]
     for name in NAMES:
@@ -73,8 +71,8 @@ def measure(
                 part.insert(0, "problem", name)
                 part.insert(1, "seed", seed)
                 table.append(part)
-    for out, table in zip((divergences, log_probs, ranks, calibration, classes), tables, strict=True):
-        artifacts.write_csv(out, pd.concat(table))
+    for name, table in zip(CONDITIONAL_TABLES, tables, strict=True):
+        artifacts.write_csv(outputs[name], pd.concat(table))
 
 
 def networks(pairs: Law, sizes: ConditionalRun, label: str) -> MLP:

@@ -6,7 +6,7 @@ known just as well. They start from a normal prior, the others from the exact ma
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,7 +129,7 @@ def score(
     return pd.concat(tables)
 
 
-def measure(sizes: Estimators, out: Path) -> None:
+def run(sizes: Estimators, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write the table of the mixtures."""
     tables = []
     for dimension in sizes.dimensions:
@@ -139,7 +139,7 @@ def measure(sizes: Estimators, out: Path) -> None:
         truth = partial(exact.log_prob, s=SCHEDULE.s_start)
         labels: dict[str, object] = {"target": "mixture", "dimension": dimension}
         tables.append(score(exact, x, mixture.log_prob(x), truth, sizes.budgets, labels))
-    artifacts.write_csv(out, pd.concat(tables))
+    artifacts.write_csv(outputs["estimators"], pd.concat(tables))
 
 
 def _at_points(estimator: Callable[..., LogDensity], **settings: object) -> Estimate:

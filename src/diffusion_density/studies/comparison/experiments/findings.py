@@ -12,7 +12,7 @@ to the flow of the network, so the error of an estimate of the SDE contains the 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diffusion_density.machine import artifacts
+from diffusion_density.studies.fields import Strict
 from diffusion_density.studies.shared.intervals import share
 from diffusion_density.studies.shared.tables import by_cost, groups
 
@@ -29,13 +30,13 @@ ENDS = (0.025, 0.975)  # of a 95 % interval
 Squares = NDArray[np.float64]
 
 
-def write(estimators: list[Path], variances: list[Path], findings: Path, decision: Path) -> None:
-    """Read the parts of both tables, and write the findings and the decision table."""
-    variance = pd.concat([artifacts.read_csv(path) for path in variances])
+def run(sizes: Strict, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+    """Read the table ``estimators`` and the other inputs, the parts of the table of variances; write both tables."""
+    variance = pd.concat([artifacts.read_csv(path) for name, path in inputs.items() if name != "estimators"])
     rows = [*_ratios(variance), *_coverage(variance)]
-    artifacts.write_csv(findings, pd.DataFrame(rows))
-    table = pd.concat([artifacts.read_csv(path) for path in estimators])
-    artifacts.write_csv(decision, pd.DataFrame(_decisions(table)))
+    artifacts.write_csv(outputs["findings"], pd.DataFrame(rows))
+    table = artifacts.read_csv(inputs["estimators"])
+    artifacts.write_csv(outputs["decision"], pd.DataFrame(_decisions(table)))
 
 
 def _ratios(variance: pd.DataFrame) -> Iterator[dict[str, object]]:

@@ -4,6 +4,7 @@ The reference is the density of the network's flow in double precision. Estimate
 the difference of the two densities of the network, which is part of the answer.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,30 +16,31 @@ from diffusion_density.machine import artifacts
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.studies.comparison.experiments.estimators import SEED, score
 from diffusion_density.studies.comparison.experiments.variance import compare, long_run
-from diffusion_density.studies.comparison.sizes import Trained
+from diffusion_density.studies.comparison.sizes import TrainedJob
 from diffusion_density.studies.density_estimators.experiments import dataset as data
 from diffusion_density.studies.density_estimators.models import load
-from diffusion_density.studies.density_estimators.sizes import TrainingRun
 from diffusion_density.studies.shared.double import in_double
 
 TOLERANCE = 1e-8
 LONG_RUN = 64  # a long run of the path integral has so many times the throws of the variance
 
 
-def measure(sizes: Trained, run: TrainingRun, dataset: Path, models: Path, estimators: Path, variance: Path) -> None:
+def run(sizes: TrainedJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Measure the first network of a run's last checkpoint and write both tables.
 
     Raises:
         InputError: if a file does not fit the run.
     """
-    mixtures, _ = data.load(dataset, run)
-    model = in_double(load(models, run)[-1].model(0))
-    x = mixtures[0].sample(sizes.points, generator=torch.Generator().manual_seed(SEED))
-    labels: dict[str, object] = {"target": "trained network", "dimension": run.dimension}
-    table = score(model, x, reference(model, x), partial(reference, model), sizes.budgets, labels)
-    artifacts.write_csv(estimators, table)
-    truth = long_run(model, x, LONG_RUN * sizes.throws)
-    artifacts.write_csv(variance, compare(model, x, truth, sizes.throws, sizes.repeats, labels | {"index": 0}))
+    chosen = sizes.trained
+    mixtures, _ = data.load(inputs["dataset"], sizes.run)
+    model = in_double(load(inputs["models"], sizes.run)[-1].model(0))
+    x = mixtures[0].sample(chosen.points, generator=torch.Generator().manual_seed(SEED))
+    labels: dict[str, object] = {"target": "trained network", "dimension": sizes.run.dimension}
+    table = score(model, x, reference(model, x), partial(reference, model), chosen.budgets, labels)
+    artifacts.write_csv(outputs["estimators"], table)
+    truth = long_run(model, x, LONG_RUN * chosen.throws)
+    rows = compare(model, x, truth, chosen.throws, chosen.repeats, labels | {"index": 0})
+    artifacts.write_csv(outputs["variance"], rows)
 
 
 def reference(model: DiffusionModel, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Half of the mixtures are of the family of Premkumar 2024; the other half have a 
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -85,7 +86,7 @@ def long_run(model: Model, x: Tensor, throws: int, chunk: int = ROWS) -> Tensor:
     ).value
 
 
-def measure(sizes: Variance, out: Path) -> None:
+def run(sizes: Variance, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write the table of the mixtures."""
     cases = [(3, index, throws) for index in range(sizes.mixtures) for throws in sizes.throws]
     cases += [(sizes.dimension, index, sizes.throws[0]) for index in range(math.ceil(sizes.mixtures / 2))]
@@ -102,4 +103,4 @@ def measure(sizes: Variance, out: Path) -> None:
             "index": index,
         }
         tables.append(compare(mixture.diffused(SCHEDULE), x, mixture.log_prob(x), throws, sizes.repeats, labels, seed))
-    artifacts.write_csv(out, pd.concat(tables))
+    artifacts.write_csv(outputs["variance"], pd.concat(tables))

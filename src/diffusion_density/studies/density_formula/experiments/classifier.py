@@ -18,6 +18,7 @@ averages ‖ε − ε̂‖², and ``controlled`` is the formula's own estimator,
 by themselves most of the noise that the classes share.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -47,7 +48,7 @@ NODES = 32
 SEED = 7
 
 
-def measure(sizes: Classifier, out: Path, sweep: Path) -> None:
+def run(sizes: Classifier, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write the table of weights, and that of the noise on at most 512 of its points."""
     x, labels = _points(sizes.points)
     log_prior = -torch.full((len(CLASS_SCALES),), len(CLASS_SCALES), dtype=torch.float64).log()
@@ -59,9 +60,9 @@ def measure(sizes: Classifier, out: Path, sweep: Path) -> None:
         found = (log_prior + torch.stack(values, dim=1)).log_softmax(1)
         rows.append({"weights": name} | summary(found, bayes, labels))
     rows.insert(0, {"weights": "exact"} | summary(bayes, bayes, labels))
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["classifier"], pd.DataFrame(rows))
     few = slice(SWEEP_POINTS)
-    artifacts.write_csv(sweep, _sweep(sizes, x[few], labels[few], log_prior, bayes[few]))
+    artifacts.write_csv(outputs["classifier_noise"], _sweep(sizes, x[few], labels[few], log_prior, bayes[few]))
 
 
 def expected_errors(x: Float[Tensor, "b d"], scale: float, schedule: Discrete) -> Float[Tensor, "b n"]:

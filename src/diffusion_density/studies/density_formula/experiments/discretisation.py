@@ -12,7 +12,7 @@ sheet. In the mean over the data the exact prediction ε̂ = E[ε | x_t] has E�
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ DATA_NODES = 200  # Gauss–Hermite, for each component of p_t
 ASYMPTOTIC = 100  # steps from which on the slopes are fitted
 
 
-def measure(sizes: Discretisation, out: Path, fits: Path) -> None:
+def run(sizes: Discretisation, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write one row for each schedule, number of steps and rule, and the slopes fitted to them.
 
     Columns: ``mean_gap_nats`` over x ~ p₀, ``max_error_nats`` over `POINTS` in absolute value, the two predictions (of
@@ -58,8 +58,8 @@ def measure(sizes: Discretisation, out: Path, fits: Path) -> None:
     cases = [(name, steps) for name in SCHEDULES for steps in sizes.steps]
     rows = [row for case in tqdm(cases, desc="discretisation", unit="chain") for row in _rows(*case)]
     table = pd.DataFrame(rows)
-    artifacts.write_csv(out, table)
-    artifacts.write_csv(fits, slopes(table))
+    artifacts.write_csv(outputs["discretisation"], table)
+    artifacts.write_csv(outputs["slopes"], slopes(table))
 
 
 def _rows(name: str, steps: int) -> list[dict[str, object]]:

@@ -16,6 +16,7 @@ standard error. In one dimension the expectation over the noise is also taken by
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,8 +40,8 @@ COMPONENTS = {"gaussian": 1, "mixture": 5}
 PLACES = (0.0, 1.0, -2.5)  # of the variance comparison, as in the sheet
 
 
-def measure(sizes: Exactness, out: Path, variance: Path) -> None:
-    """Write the tables ``out`` (exactness) and ``variance``.
+def run(sizes: Exactness, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+    """Write both tables.
 
     Columns of the first: target, dimension, rule (``quadrature``, or ``expectation`` with a standard error of 0),
     point, ``truth_nats``, ``value_nats``, ``stderr_nats``. Of the second: x, method, repeat, ``value_nats``,
@@ -53,8 +54,8 @@ def measure(sizes: Exactness, out: Path, variance: Path) -> None:
         raise InputError(f"exactness: {sizes.draws} draws are not a multiple of {sizes.nodes} nodes")
     cases = [(target, dimension) for dimension in sizes.dimensions for target in COMPONENTS]
     tables = [_points(*case, sizes) for case in tqdm(cases, desc="exactness", unit="target")]
-    artifacts.write_csv(out, pd.concat(tables))
-    artifacts.write_csv(variance, _repeats(sizes))
+    artifacts.write_csv(outputs["exactness"], pd.concat(tables))
+    artifacts.write_csv(outputs["variance"], _repeats(sizes))
 
 
 def _points(target: str, dimension: int, sizes: Exactness) -> pd.DataFrame:

@@ -21,7 +21,7 @@ the same data and z.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,7 +107,7 @@ def targets(sizes: Gan) -> list[Target]:
     ]
 
 
-def measure(sizes: GanRun, out: Path, histogram: Path) -> None:
+def run(sizes: GanRun, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Train all generators, compare them with the closed form, and write both tables.
 
     The first table has one row a generator: the total variation to the data and to the optimum, that of as many exact
@@ -130,8 +130,8 @@ def measure(sizes: GanRun, out: Path, histogram: Path) -> None:
             rows.append({**place, **row})
             if bins is not None:
                 histograms.append(bins.assign(**place)[[*place, *bins.columns]])
-    artifacts.write_csv(out, pd.DataFrame(rows))
-    artifacts.write_csv(histogram, pd.concat(histograms))
+    artifacts.write_csv(outputs["gan"], pd.DataFrame(rows))
+    artifacts.write_csv(outputs["gan_histogram"], pd.concat(histograms))
 
 
 def diffusion_loss(

@@ -5,6 +5,7 @@ the reverse SDE, the formula, and the gap between the last two with its predicti
 noised point at s_start: log p^SDE is averaged over x_s given x there.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,7 @@ from diffusion_density.studies.shared.targets import sheet_mixture
 POINTS = torch.linspace(-3.0, 2.5, 25, dtype=torch.float64)
 
 
-def measure(sizes: ScoreErrors, out: Path) -> None:
+def run(sizes: ScoreErrors, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write one row for every size of the error and point: the densities, the formula, the gap and its prediction."""
     mixture = sheet_mixture()
     exact = mixture.diffused(SCHEDULE)
@@ -39,4 +40,4 @@ def measure(sizes: ScoreErrors, out: Path) -> None:
             "predicted_gap_nats": forward_gap(model, density, POINTS),
         }
         tables.append(pd.DataFrame({"size": size} | {name: value.numpy() for name, value in columns.items()}))
-    artifacts.write_csv(out, pd.concat(tables))
+    artifacts.write_csv(outputs["score_error"], pd.concat(tables))

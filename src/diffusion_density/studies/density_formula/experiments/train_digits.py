@@ -10,6 +10,7 @@ x = (2 (k + u) − 17)/17 in (−1, 1), so that every density here is one of x, 
   the diffusion loss as the likelihood of an autoregressive factorisation (paper B, section 4.4).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,13 +102,14 @@ def _members(run: Run) -> dict[str, list[Member]]:
     }
 
 
-def train(run: Run, out: Path) -> None:
+def run(sizes: Run, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Train the three stacks and write them.
 
     Raises:
-        InputError: if there are fewer training images than ``run.samples``.
+        InputError: if there are fewer training images than ``sizes.samples``.
     """
-    stacks.save(out, run, {name: trained(stack, run.training, name) for name, stack in _members(run).items()})
+    networks = {name: trained(stack, sizes.training, name) for name, stack in _members(sizes).items()}
+    stacks.save(outputs["models"], sizes, networks)
 
 
 def load(path: Path, run: Run) -> dict[str, MLP]:

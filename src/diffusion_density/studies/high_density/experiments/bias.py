@@ -13,6 +13,7 @@ chain of T ancestral steps, whose upper and lower bounds hold at every T, with t
 flow at the same samples.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -33,7 +34,7 @@ SEED = 12
 TOLERANCE = 1e-5
 
 
-def measure(sizes: Bias, out: Path, sandwich: Path) -> None:
+def run(sizes: Bias, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write both tables."""
     exact = sheet_mixture().diffused(SCHEDULE)
     rows, bounds = [], []
@@ -42,8 +43,8 @@ def measure(sizes: Bias, out: Path, sandwich: Path) -> None:
         density = marginals(model, cells=sizes.cells, steps=sizes.grid_steps)
         rows.append({"size": size} | _excess(model, density, sizes))
         bounds += [{"size": size} | row for row in _sandwich(model, density, sizes)]
-    artifacts.write_csv(out, pd.DataFrame(rows))
-    artifacts.write_csv(sandwich, pd.DataFrame(bounds))
+    artifacts.write_csv(outputs["bias"], pd.DataFrame(rows))
+    artifacts.write_csv(outputs["sandwich"], pd.DataFrame(bounds))
 
 
 def _excess(model: Perturbed, density: Marginals, sizes: Bias) -> dict[str, float]:

@@ -6,6 +6,7 @@ method and number of steps, with the root mean square error, network evaluations
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +32,7 @@ METHODS: dict[str, tuple[float, Literal["exact", "hutchinson"]]] = {
 }
 
 
-def measure(sizes: Cost, out: Path) -> None:
+def run(sizes: Cost, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write the table."""
     rows = []
     cases = [(d, method, steps) for d in sizes.dimensions for method in METHODS for steps in sizes.steps]
@@ -56,7 +57,7 @@ def measure(sizes: Cost, out: Path) -> None:
             | _accuracy(tracked, exact.log_prob(x, SCHEDULE.s_start))
             | {"seconds_per_sample": seconds / sizes.samples}
         )
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["cost"], pd.DataFrame(rows))
 
 
 def _accuracy(tracked: LogDensity, truth: Tensor) -> dict[str, float]:

@@ -7,6 +7,7 @@ with the published drift, which leaves out one term. ``out_of_reach`` marks samp
 score could reach.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +28,7 @@ METHODS: dict[str, tuple[bool, Drift]] = {
 }
 
 
-def measure(sizes: Guidance, out: Path) -> None:
+def run(sizes: Guidance, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write the table."""
     tables = []
     cases = [(d, q, method) for d in sizes.dimensions for q in sizes.quantiles for method in METHODS]
@@ -59,4 +60,4 @@ def measure(sizes: Guidance, out: Path) -> None:
                 }
             )
         )
-    artifacts.write_csv(out, pd.concat(tables))
+    artifacts.write_csv(outputs["guidance"], pd.concat(tables))

@@ -5,6 +5,7 @@ the largest p(x | x_t) on a grid. *Densities* (one row a sample of D numbers, of
 ordinary samples and of samples of high density, for each threshold, all by the same closed form (sheet C, section 3).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -26,10 +27,10 @@ SEED = 13
 GRID = torch.linspace(-4.0, 4.0, 80_001, dtype=torch.float64)
 
 
-def measure(sizes: Modes, out: Path, densities: Path) -> None:
+def run(sizes: Modes, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write both tables."""
-    artifacts.write_csv(out, _curves(sizes))
-    artifacts.write_csv(densities, _densities(sizes))
+    artifacts.write_csv(outputs["modes"], _curves(sizes))
+    artifacts.write_csv(outputs["mode_densities"], _densities(sizes))
 
 
 def _curves(sizes: Modes) -> pd.DataFrame:

@@ -4,6 +4,7 @@ The tracked value r of a sample x and log p(x) differ only by the steps' error, 
 and a mean ∝ 1/N, for every stochasticity κ but 0 (the flow), where nothing is random (sheet C, section 4).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,7 @@ from diffusion_density.studies.shared.targets import sheet_mixture
 SEED = 11
 
 
-def measure(sizes: Tracking, out: Path) -> None:
+def run(sizes: Tracking, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write one row for each stochasticity and number of steps: mean and standard deviation of r − log p."""
     exact = sheet_mixture().diffused(SCHEDULE)
     model = DiffusionModel(exact.score, SCHEDULE, "score")  # with a normal prior, which can be drawn from
@@ -51,4 +52,4 @@ def measure(sizes: Tracking, out: Path) -> None:
                 "deviation_stderr_nats": ((excess - excess.mean()).square().std() / (2 * deviation * root)).item(),
             }
         )
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["tracking"], pd.DataFrame(rows))

@@ -53,7 +53,7 @@ def details(text: str) -> list[tuple[str, str]]:
 
 
 def jobs_of(text: str) -> set[str]:
-    """The jobs in Snakemake's output: rules (of density_estimators without this prefix), with the run if there is one."""
+    """The rules in Snakemake's output (of density_estimators without this prefix), each with its run if it has one."""
     found = ((rule.removeprefix("density_estimators_"), lines) for rule, lines in details(text))
     runs = ((rule, re.search(r"wildcards: .*\b(?:run|experiment)=([\w.-]+)", lines)) for rule, lines in found)
     return {f"{rule} {run[1]}" if run else rule for rule, run in runs}
@@ -61,9 +61,8 @@ def jobs_of(text: str) -> set[str]:
 
 def copy(target: Path) -> Repository:
     """Copy to ``target``, which must not exist, what the workflow needs."""
-    for name in ("workflow", "profiles", "envs", "src"):
-        if (ROOT / name).exists():
-            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("envs", "profiles", "src", "workflow"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, target)
     return Repository(target)

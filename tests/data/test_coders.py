@@ -94,7 +94,7 @@ def test_webp_on_cifar10() -> None:
 
 
 def test_an_unknown_coder_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="no coder 'jpeg': know png, webp"):
+    with pytest.raises(InputError, match="no coder 'jpeg'; there are png, webp"):
         bits_per_dim(noise(3), "jpeg")
 
 

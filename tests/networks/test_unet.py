@@ -296,7 +296,7 @@ def test_channel_norm_normalises_each_pixel() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     for width in (32, 48):
-        with pytest.raises(InputError, match="multiple of 32 from 64 on"):
+        with pytest.raises(InputError, match="multiple of 32, at least 64"):
             FullResolutionUNet(width=width)
     with pytest.raises(InputError, match="8×8 are not a multiple of 16"):
         small(widths=(8, 8, 8, 8), patch=2)(*batch())

@@ -83,7 +83,7 @@ def test_members_in_single_precision_get_the_weights_they_would_get_alone() -> N
 
 def test_the_rows_of_a_pass_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trained(MIXED)
-    monkeypatch.setattr(stacked, "ROWS", 7 * len(MIXED))
+    monkeypatch.setattr(stacked, "ROWS_PER_PASS", 7 * len(MIXED))
     assert difference(whole, trained(MIXED)) < 1e-11
 
 

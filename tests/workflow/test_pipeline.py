@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from diffusion_density.claims.comparison import columns_of
 from diffusion_density.claims.definition import VERDICTS, read_claims
 from diffusion_density.machine.errors import InputError
 from diffusion_density.studies.declaration import studies
@@ -102,6 +103,8 @@ def test_everything_is_there(finished: Finished, study: str) -> None:
         assert path.stat().st_size > 0, name
         record = json.loads(path.with_name(path.name + ".provenance.json").read_text())
         assert record["result"] == path.name
+        if path.suffix == ".csv":
+            assert set(pd.read_csv(path, nrows=0)) <= columns_of(study).keys(), f"{name} has an undeclared column"
     for table in declared.tables:
         assert len(pd.read_csv(found[f"tables/{table}.csv"])) > 0, table
 

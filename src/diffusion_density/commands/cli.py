@@ -10,14 +10,15 @@ import signal
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 
 from diffusion_density.claims.verbs import collect, compare
 from diffusion_density.claims.verbs import verbs as claims
-from diffusion_density.commands import config
+from diffusion_density.commands import config, points
+from diffusion_density.commands.score.command import estimators, score
 from diffusion_density.data.archives import UnavailableError, obtain
 from diffusion_density.data.catalogue import ARCHIVES, check_name, slug
 from diffusion_density.machine import artifacts
@@ -25,7 +26,7 @@ from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.machine.provenance import recording
 from diffusion_density.machine.validation import explain, read_yaml
 from diffusion_density.studies.declaration import study_of
-from diffusion_density.studies.job import Threads, job
+from diffusion_density.studies.job import job
 
 app = typer.Typer(
     help="Log densities of diffusion models.",
@@ -33,9 +34,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(points.train)
+app.command()(points.sample)
 app.command()(job)
 app.command()(compare)
 app.command()(collect)
+app.command()(score)
+app.command()(estimators)
 app.add_typer(claims, name="claims")
 
 
@@ -48,133 +53,6 @@ def main() -> None:
         _fail(str(error))
     except ValidationError as error:
         _fail(explain(error))
-
-
-@app.command()
-def score(
-    data: Annotated[
-        str, typer.Argument(help="CSV of points with a header, one a row; or npz:PATH of images; or an image set.")
-    ],
-    out: Annotated[Path, typer.Option(help="The CSV to write.")],
-    model: Annotated[
-        str | None, typer.Option(help="What `train` wrote; a run of max_likelihood; diffusers:FOLDER, or the folder.")
-    ] = None,
-    mixture: Annotated[Path | None, typer.Option(help="JSON of a mixture: weights, means, covariances.")] = None,
-    estimator: Annotated[
-        list[str] | None,
-        typer.Option(help="flow, flow_hutchinson, path_integral, reduced, formula, chain, bound (images), or all."),
-    ] = None,
-    figure: Annotated[Path | None, typer.Option(help="A figure to draw (.svg); a .png goes beside it.")] = None,
-    tolerance: Annotated[
-        float | None, typer.Option(help="Of the flow, relative and absolute; 1e-6, of images 1e-4 a dimension.")
-    ] = None,
-    throws: Annotated[
-        int | None, typer.Option(min=1, help="Network evaluations of the others; 8192 a point, 512 an image.")
-    ] = None,
-    probes: Annotated[
-        int | None, typer.Option(min=1, help="Random probes of flow_hutchinson; 16 a point, 1 a version of an image.")
-    ] = None,
-    draws: Annotated[int, typer.Option(min=1, help="Dequantized versions of an image; an error needs two.")] = 4,
-    dequantization: Annotated[
-        Literal["truncated_normal", "uniform", "variational"], typer.Option(help="The law of the versions.")
-    ] = "truncated_normal",
-    key: Annotated[str | None, typer.Option(help="The array of an npz; test, or the only one.")] = None,
-    number: Annotated[int | None, typer.Option(min=1, help="Score the first so many; all by default.")] = None,
-    network_seed: Annotated[int | None, typer.Option(help="Of a run: which network; the first by default.")] = None,
-    step: Annotated[int | None, typer.Option(help="Of a run: which snapshot; the last by default.")] = None,
-    data_dir: Annotated[Path, typer.Option(help="Where archives of image sets are.")] = Path("data"),
-    device: Annotated[str, typer.Option(help="cpu or cuda, for images.")] = "cpu",
-    seed: int = 0,
-    threads: Threads = 1,
-) -> None:
-    """Write log p of points, or bits/dim of images, with errors and intervals and what each number promises."""
-    from diffusion_density.commands.score import verb
-    from diffusion_density.machine.runtime import configure
-
-    configure(threads)
-    settings = {
-        "tolerance": tolerance,
-        "throws": throws,
-        "probes": probes,
-        "draws": draws,
-        "dequantization": dequantization,
-        "seed": seed,
-    }
-    given = {name: value for name, value in settings.items() if value is not None}
-    scored = verb.score(
-        data,
-        model=model,
-        mixture=mixture,
-        estimators=estimator or [],
-        settings=given,
-        key=key,
-        number=number,
-        network_seed=network_seed,
-        step=step,
-        data_dir=data_dir,
-        device=device,
-    )
-    outputs = [out, *([figure, figure.with_suffix(".png")] if figure else [])]
-    with recording(outputs, settings=scored.settings, seeds=[seed]):
-        artifacts.write_csv(out, scored.table)
-        if figure:
-            from diffusion_density.commands.score import figure as scores
-            from diffusion_density.studies.shared import style
-
-            style.save(scores.scores(scored.table), figure)
-    for line in scored.lines():
-        typer.echo(line)
-
-
-@app.command()
-def train(
-    points: Annotated[Path, typer.Argument(help="CSV with a header: one point a row, one coordinate a column.")],
-    out: Annotated[Path, typer.Option(help="The model to write (.safetensors).")],
-    prediction: Annotated[Literal["noise", "score", "entropy"], typer.Option()] = "entropy",
-    throws: Annotated[int, typer.Option(min=1, help="Draws of (time, noise) for each point of a minibatch.")] = 10,
-    epochs: Annotated[int, typer.Option(min=1)] = 100,
-    width: Annotated[int, typer.Option(min=1, help="Units of both hidden layers.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=0)] = 3e-3,
-    seed: int = 0,
-    threads: Threads = 1,
-) -> None:
-    """Train a network on a table of points. Scale the columns to about unit variance first."""
-    from diffusion_density.commands import points as commands
-    from diffusion_density.commands.score.inputs import read_points
-    from diffusion_density.machine.runtime import configure
-    from diffusion_density.networks.sizes import MLPSize
-    from diffusion_density.training import saved
-
-    configure(threads)
-    x = read_points(points)
-    size = MLPSize(widths=(width, width), frequencies=8, time_frequencies=8, frequency_scale=0.1)
-    schedule = saved.VariancePreservingSettings()
-    settings = saved.ModelSettings(dimension=x.shape[1], prediction=prediction, schedule=schedule, network=size)
-    hyper = {"throws": throws, "epochs": epochs, "learning_rate": learning_rate}
-    recorded = {"points": str(points), "model": settings.model_dump(mode="json")} | hyper
-    with recording([out], settings=recorded, seeds=[seed]):
-        commands.train(x, settings, out, throws=throws, epochs=epochs, learning_rate=learning_rate, seed=seed)
-
-
-@app.command()
-def sample(
-    model: Annotated[Path, typer.Argument(help="A model that `train` wrote.")],
-    out: Annotated[Path, typer.Option(help="The CSV to write.")],
-    n: Annotated[int, typer.Option("--number", min=1)] = 1000,
-    steps: Annotated[int, typer.Option(min=1, help="Network evaluations a sample.")] = 500,
-    stochasticity: Annotated[float, typer.Option(min=0, help="0 for the flow, 1 for the reverse SDE.")] = 1.0,
-    seed: int = 0,
-    threads: Threads = 1,
-) -> None:
-    """Draw samples from a trained model."""
-    from diffusion_density.commands import points as commands
-    from diffusion_density.machine.runtime import configure
-
-    configure(threads)
-    table = commands.sample(model, n, steps=steps, stochasticity=stochasticity, seed=seed)
-    settings = {"model": str(model), "number": n, "steps": steps, "stochasticity": stochasticity}
-    with recording([out], settings=settings, seeds=[seed]):
-        artifacts.write_csv(out, table)
 
 
 @app.command()

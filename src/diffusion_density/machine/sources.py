@@ -1,9 +1,9 @@
-"""Which source files a module rests on, and their hash, so that a rule reruns when its code changes and only then.
+"""The source files that a module depends on, and their hash, so that a rule reruns if its code changes and only then.
 
-The imports are read from the syntax tree; nothing is executed. An import inside a function counts; one under
-``if TYPE_CHECKING:`` does not, nor does ``import_module("…")``, which no static reading can follow. A package that only
-says what it exports (see `_lazy`) is passed over: importing a name from it leads to the module that defines the name,
-and importing the package itself leads to everything it exports.
+Imports are read from the syntax tree; nothing is executed. An import inside a function counts. An import under ``if
+TYPE_CHECKING:`` does not count, and ``import_module("…")`` cannot be followed. A package that only declares what it
+exports (see `lazy`) is skipped: importing a name from it leads to the module that defines the name, and importing the
+package itself leads to everything that it exports.
 """
 
 import ast
@@ -32,7 +32,7 @@ def sources_hash(module: str, root: Path = SOURCE_ROOT) -> str:
 
 
 def source_files(module: str, root: Path = SOURCE_ROOT) -> list[Path]:
-    """The files of ``module`` and of all that it imports from its own package, directly or not, in order.
+    """The sorted files of ``module`` and of everything that it imports from its own package, directly or indirectly.
 
     Raises `ModuleNotFoundError` if there is no such module.
     """
@@ -74,7 +74,7 @@ class _Tree:
         return file is not None and file.name == "__init__.py"
 
     def is_passive(self, module: str) -> bool:
-        """Whether this is a package that holds nothing but its docstring and what it exports."""
+        """Whether this is a package that has only a docstring and a declaration of what it exports."""
         return self.is_package(module) and all(map(_is_declaration, self._body(module)))
 
     def imports(self, module: str) -> set[str]:
@@ -85,7 +85,7 @@ class _Tree:
         return self._imports[module]
 
     def _exports(self, package: str) -> dict[str, set[str]]:
-        """Where the names of a package come from, by all its imports, those for type checkers included."""
+        """The modules behind each name of a package, by all its imports, also those under ``TYPE_CHECKING``."""
         found: dict[str, set[str]] = {}
         for statement in self._body(package):
             for node in ast.walk(statement):
@@ -117,7 +117,7 @@ class _Tree:
         return self.whole(origin)
 
     def whole(self, module: str) -> set[str]:
-        """The module, with everything it exports if it is a package; nothing if it is not below this root."""
+        """The module and, for a package, everything that it exports; empty if it is not below this root."""
         if self.file(module) is None:
             return set()
         if not self.is_package(module):
@@ -137,7 +137,7 @@ def _parents(module: str) -> list[str]:
 
 
 def _running(statements: list[ast.stmt]) -> Iterator[ast.AST]:
-    """Every node but those under ``if TYPE_CHECKING:``."""
+    """Every node except those under ``if TYPE_CHECKING:``."""
     todo: list[ast.AST] = list(statements)
     while todo:
         node = todo.pop()
@@ -153,7 +153,7 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 
 def _is_declaration(statement: ast.stmt) -> bool:
-    """Whether a statement of a package only documents or declares what it exports."""
+    """Whether a statement only documents the package or declares what it exports."""
     match statement:
         case ast.Expr(value=ast.Constant(value=str())):
             return True

@@ -56,8 +56,8 @@ def job(
     with recording(list(outputs.values()), settings=settings, seeds=getattr(chosen, "seeds", ())):
         module = import_module(f"diffusion_density.studies.{study}.experiments.{experiment}")
         if declared.on_images:
+            from diffusion_density.machine.devices import open_available
             from diffusion_density.studies.shared.inputs import ImageInputs
-            from diffusion_density.training.devices import open_available
 
             opened = open_available(gpus, devices, nodes)
             spent = module.run(chosen, ImageInputs(images, inputs, opened, work), outputs)

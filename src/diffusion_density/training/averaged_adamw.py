@@ -1,15 +1,16 @@
-r"""AdamW with averaged weights, as one state that a checkpoint holds.
+r"""AdamW (Loshchilov and Hutter 2019) with averaged weights, as one state that a checkpoint can hold.
 
-With gradients g and step n, β₁ = 0.9, β₂ = 0.99 (paper D, section 5), the weights follow decoupled weight decay
+With gradients g, step n, β₁ = 0.9 and β₂ = 0.99 (as Zheng et al. 2023), the weights follow decoupled weight decay
 
-.. math:: \theta \leftarrow \theta - \eta\,\omega\,\theta - \eta\, \hat m / (\sqrt{\hat v} + 10^{-8}),
+.. math:: \theta \leftarrow \theta - \eta\,\omega\,\theta - \eta\, \hat m / (\sqrt{\hat v} + 10^{-8}).
 
-and the averages a ← ρ a + (1 − ρ) θ, which start at zero and are divided by 1 − ρⁿ when given out, so that the initial
-weights, which are noise, never count. Biases are not decayed. The functional form of torch is used, since its classes
-import the compiler, two seconds in every process.
+The averages are a ← ρ a + (1 − ρ) θ. They start at zero and are divided by 1 − ρⁿ when they are used, so that the
+random initial weights do not count. Biases are not decayed. This module calls torch's functional form, because torch's
+optimiser classes import the compiler, which takes two seconds in every process.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from torch.optim.adamw import adamw
 
 from diffusion_density.machine.errors import InputError
 
-PARTS = ("weight", "average", "first", "second")
+PARTS = ("weight", "average", "first", "second")  # of the state: two averages of weights and two moments of gradients
 BETAS = (0.9, 0.99)
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -31,7 +32,7 @@ class AveragedAdamW:
     Args:
         network: on its device already.
         weight_decay: ω.
-        ema: ρ, decay of the averages; 0 keeps the raw weights.
+        ema: ρ, decay of the averages; 0 uses the current weights.
     """
 
     def __init__(self, network: nn.Module, weight_decay: float, ema: float) -> None:
@@ -41,28 +42,28 @@ class AveragedAdamW:
         self.weight_decay = weight_decay
         self.ema = ema
         self.average, self.first, self.second = ([torch.zeros_like(value) for value in self.weights] for _ in range(3))
-        # the optimiser counts on the device, and each parameter on its own
+        # the fused optimiser needs a counter per parameter, on the device
         self.counts = [torch.zeros((), device=value.device) for value in self.weights]
         decayed = [name.rpartition(".")[2] != "bias" for name in self.names]
         self._groups = [
-            (decay, [i for i, of in enumerate(decayed) if of is wanted])
+            (decay, [i for i, has_decay in enumerate(decayed) if has_decay is wanted])
             for decay, wanted in ((weight_decay, True), (0.0, False))
         ]
 
     @property
     def steps(self) -> int:
-        """n, the steps taken."""
+        """n, the number of steps so far."""
         return int(self.counts[0])
 
     @torch.no_grad()
     def step(self, learning_rate: float, clip: float | None) -> float:
-        """Update the weights by their gradients, cut to the norm ``clip``, and drop these.
+        """Update the weights with their gradients, clipped to the norm ``clip``, and remove the gradients.
 
         Returns:
-            The norm of the gradient before it was cut. If it is not finite nothing is changed.
+            The norm of the gradient before clipping. If it is not finite, nothing is changed.
         """
         norm = nn.utils.clip_grad_norm_(self.weights, float("inf") if clip is None else clip).item()
-        if norm - norm != 0:
+        if not math.isfinite(norm):
             return norm
         for decay, members in self._groups:
             if members:
@@ -89,15 +90,15 @@ class AveragedAdamW:
 
     def averaged(self, network: Network) -> Network:
         """A copy of the network with the averaged weights, for evaluation."""
-        given = copy.deepcopy(network).requires_grad_(False).eval()
-        own = dict(given.named_parameters())
+        averaged = copy.deepcopy(network).requires_grad_(False).eval()
+        parameters = dict(averaged.named_parameters())
         correction = 1 - self.ema**self.steps
         for name, value in zip(self.names, self.average, strict=True):
-            own[name].copy_(value / correction)
-        return given
+            parameters[name].copy_(value / correction)
+        return averaged
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything but the number of steps, by ``part/parameter``."""
+        """The whole state except the number of steps, by ``part/parameter``."""
         parts = (self.weights, self.average, self.first, self.second)
         return {
             f"{part}/{name}": value
@@ -107,16 +108,16 @@ class AveragedAdamW:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], steps: int) -> None:
-        """Go on from what ``tensors`` gave after that many steps.
+        """Restore the state that ``tensors()`` gave after that many steps.
 
         Raises:
-            InputError: if they are not of this network.
+            InputError: if the tensors belong to another network.
         """
-        own = self.tensors()
-        shapes = {name: value.shape for name, value in own.items()}
+        state = self.tensors()
+        shapes = {name: value.shape for name, value in state.items()}
         if shapes != {name: value.shape for name, value in tensors.items()}:
             raise InputError("checkpoint: the weights are not of this network")
-        for name, value in own.items():
+        for name, value in state.items():
             value.copy_(tensors[name])
         for count in self.counts:
             count.fill_(steps)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from diffusion_density.data.images import ImageSet
-from diffusion_density.training.devices import Devices, OneDevice
+from diffusion_density.machine.devices import Devices, OneDevice
 
 
 @dataclass(frozen=True)

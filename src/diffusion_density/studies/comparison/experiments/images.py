@@ -1,9 +1,9 @@
-"""Estimators and variances on a trained image network of paper D: nats of the dequantized images.
+"""All estimators on a trained image network of the study `max_likelihood`: log p of dequantized images in nats.
 
-All estimators see the same points z, one truncated-normal draw for each test image, so that differences between them
-are differences of estimators; those that add the noise of s_start themselves see the images. The reference is the
-network's flow in double precision, with a trace by several probes: an exact one takes as many as there are dimensions.
-Their error is part of every difference.
+All estimators get the same points z, one truncated-normal draw for each test image, so that they differ by estimator
+only. Those that add the noise of s_start themselves get the images. The reference is the density of the network's flow
+in double precision. Its trace is estimated with several probes, since an exact one takes as many as there are
+dimensions; the error of the probes is part of every difference.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from diffusion_density.studies.shared.double import in_double
 from diffusion_density.studies.shared.inputs import ImageInputs
 
 TOLERANCE = 1e-5  # of the reference, in log p over the number of dimensions
-LONG = 16  # times the throws of the variance, for what the path integral tends to
+LONG_RUN = 16  # a long run of the path integral has so many times the throws of the variance
 
 
 def run(sizes: ImagesJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> None:
@@ -48,7 +48,7 @@ def run(sizes: ImagesJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> N
     table = score(model, x, limit(x), limit, chosen.budgets, labels, ROWS, clean)
     artifacts.write_csv(outputs["estimators"], table)
     x = z[: chosen.varied]
-    tended = long_run(model, x, LONG * chosen.throws, ROWS)
+    tended = long_run(model, x, LONG_RUN * chosen.throws, ROWS)
     rows = compare(model, x, tended, chosen.throws, chosen.repeats, labels | {"index": 0}, chunk=ROWS)
     artifacts.write_csv(outputs["variance"], rows)
 

@@ -1,7 +1,7 @@
-"""Estimators and variances on a trained network of paper A, against its own flow and its own bound.
+"""All estimators on a trained network of the study `density_estimators` (Premkumar 2024).
 
-The reference of every estimator is the flow of the network in double precision: what a user of the flow would call
-log p. Estimates of the SDE differ from it by what its two densities differ by, which is part of the answer.
+The reference is the density of the network's flow in double precision. Estimates of the reverse SDE differ from it by
+the difference of the two densities of the network, which is part of the answer.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from diffusion_density.studies.density_estimators.models import load
 from diffusion_density.studies.shared.double import in_double
 
 TOLERANCE = 1e-8
-LONG = 64  # times the throws of the variance, for what the path integral tends to
+LONG_RUN = 64  # a long run of the path integral has so many times the throws of the variance
 
 
 def run(sizes: TrainedJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
@@ -38,7 +38,7 @@ def run(sizes: TrainedJob, inputs: Mapping[str, Path], outputs: Mapping[str, Pat
     labels: dict[str, object] = {"target": "trained network", "dimension": sizes.run.dimension}
     table = score(model, x, reference(model, x), partial(reference, model), chosen.budgets, labels)
     artifacts.write_csv(outputs["estimators"], table)
-    truth = long_run(model, x, LONG * chosen.throws)
+    truth = long_run(model, x, LONG_RUN * chosen.throws)
     rows = compare(model, x, truth, chosen.throws, chosen.repeats, labels | {"index": 0})
     artifacts.write_csv(outputs["variance"], rows)
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from diffusion_density.data.images import ImageSet
 from diffusion_density.machine import artifacts
+from diffusion_density.machine.devices import in_first
 from diffusion_density.machine.errors import InputError
 from diffusion_density.machine.runtime import use_bfloat16
 from diffusion_density.studies.max_likelihood.models import Key, build, last, load_weights, objective, save
 from diffusion_density.studies.max_likelihood.runs import Run, TrainingJob
 from diffusion_density.studies.shared.inputs import ImageInputs
 from diffusion_density.training.cost import step_flops
-from diffusion_density.training.devices import in_first
 from diffusion_density.training.flow_matching import FlowMatching
 from diffusion_density.training.loop import train_images
 from diffusion_density.training.passes import ImageTraining

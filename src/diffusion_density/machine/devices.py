@@ -1,8 +1,9 @@
-"""Where training runs: one device, or many through lightning-fabric, behind the few calls that the loop makes.
+"""Where a job computes: on one device, or on several through lightning-fabric, with the few operations that training
+needs.
 
-Starting a job on many devices is lightning-fabric's business: where ``torchrun`` or a SLURM step of several tasks made
-the processes, it finds them; elsewhere, also in a SLURM step of one task, it starts the command again once per device.
-It takes two seconds to import, which one device spares.
+Lightning-fabric starts the processes of a job on several devices. If ``torchrun`` or a SLURM step of several tasks has
+started them, it finds them; otherwise, also in a SLURM step of one task, it starts the command again once per device.
+A job on one device does not import it, which saves two seconds.
 """
 
 import logging
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Devices(Protocol):
-    """This process and its companions; `lightning_fabric.Fabric` is one, once launched."""
+    """The processes of a job, seen from one of them. A launched `lightning_fabric.Fabric` has these methods."""
 
     @property
     def device(self) -> torch.device:
@@ -30,21 +31,21 @@ class Devices(Protocol):
 
     @property
     def global_rank(self) -> int:
-        """Which of the processes this is, from 0."""
+        """The number of this process, from 0."""
 
     @property
     def world_size(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
 
     def all_reduce(self, data: Tensor) -> Tensor:
         """The mean over all processes."""
 
     def broadcast(self, obj: T, src: int = 0) -> T:
-        """What process ``src`` gives, in all of them."""
+        """The object of process ``src``, in all processes."""
 
 
 class OneDevice:
-    """This process alone.
+    """A single process.
 
     Args:
         device: such as "cpu" or "cuda".
@@ -64,12 +65,12 @@ class OneDevice:
 
 
 def in_first(devices: Devices, action: Callable[[], T]) -> T:
-    """What ``action`` gives in the first process, in all of them; the others wait for it.
+    """Run ``action`` in the first process, and return its result in all processes; the others wait for it.
 
-    Files are read and written so: no process depends on what its own node sees of them, or when.
+    Files are read and written in this way, so that a node with a slow file system does no harm.
 
     Raises:
-        InputError: of the action, in every process, so that none waits for one that failed.
+        InputError: the action's error, in every process, so that none waits for a process that failed.
     """
     outcome: T | InputError | None = None
     if devices.global_rank == 0:
@@ -84,12 +85,12 @@ def in_first(devices: Devices, action: Callable[[], T]) -> T:
 
 
 def open_devices(accelerator: str = "cpu", devices: int = 1, nodes: int = 1) -> Devices:
-    """The devices that a training job asks for; with several, every one of its processes goes on from here.
+    """The devices that a job asks for. With several devices, each of the job's processes returns from this call.
 
     Args:
         accelerator: "cpu" or "cuda".
-        devices: processes on each node, one device each.
-        nodes: machines; above one, a scheduler must have started a process for every device.
+        devices: number of processes on each node, each with one device.
+        nodes: number of machines; if more than one, a scheduler must have started a process for every device.
 
     Raises:
         InputError: if this machine has fewer devices of that kind.
@@ -106,7 +107,7 @@ def open_devices(accelerator: str = "cpu", devices: int = 1, nodes: int = 1) -> 
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
-    # A step of one task has no companions, though lightning-fabric takes every step of SLURM to have some.
+    # Lightning-fabric assumes that every SLURM step has several tasks; a step of one task must start them itself.
     alone = nodes == 1 and os.environ.get("SLURM_NTASKS", "1") == "1" and "TORCHELASTIC_RUN_ID" not in os.environ
     plugins = LightningEnvironment() if alone else None
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy="ddp", plugins=plugins)
@@ -115,13 +116,13 @@ def open_devices(accelerator: str = "cpu", devices: int = 1, nodes: int = 1) -> 
 
 
 def available(gpus: int) -> int:
-    """Take the GPUs that a job may use, for this process alone, and say where it runs.
+    """Reserve the GPUs that a job may use for this process, and log where the job runs.
 
     Returns:
-        How many there are: all, or none.
+        The number of reserved GPUs: all that were asked for, or 0 if this machine has none.
 
     Raises:
-        InputError: if there are some, but fewer.
+        InputError: if there are GPUs, but fewer.
     """
     if not gpus:
         _LOG.warning("this job was given no GPU: it runs on the processor")
@@ -136,15 +137,15 @@ def available(gpus: int) -> int:
 
 
 def open_available(gpus: int, devices: int = 1, nodes: int = 1) -> Devices:
-    """The GPUs that a job may use, one process each, or where there are none as many processes on the processor.
+    """The GPUs that a job may use, one process each; without GPUs the same number of processes on the processor.
 
     Args:
-        gpus: that it may use on each node; fewer than ``devices`` make as many processes.
-        devices: processes on each node.
-        nodes: machines.
+        gpus: number of GPUs that the job may use on each node; if smaller than ``devices``, the number of processes.
+        devices: number of processes on each node.
+        nodes: number of machines.
 
     Raises:
-        InputError: if there are some GPUs, but fewer.
+        InputError: if there are GPUs, but fewer.
     """
     count = available(min(gpus, devices))
     if not count and devices > 1:

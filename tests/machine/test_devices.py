@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusion_density.machine.devices import OneDevice, available, open_available
 from diffusion_density.machine.errors import InputError
 from diffusion_density.studies.job import device
-from diffusion_density.training.devices import OneDevice, available, open_available
 
 
 @pytest.fixture

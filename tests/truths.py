@@ -27,6 +27,21 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
+class Rectified(Schedule):
+    """A user's schedule, of which only α = 1 − s and σ = s are known: the rest is derived."""
+
+    s_start, s_max = 1e-5, 1 - 1e-3
+
+    def alpha(self, s: Tensor) -> Tensor:
+        return 1 - s
+
+    def sigma(self, s: Tensor) -> Tensor:
+        return s
+
+
+EVERY_SCHEDULE = SCHEDULES | {"own": Rectified()}
+
+
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

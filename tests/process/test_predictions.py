@@ -13,14 +13,13 @@ from diffusion_density.process.predictions import (
     checked,
     equilibrium_score,
     from_score,
-    is_straight,
     target,
     to_score,
 )
 from diffusion_density.process.schedules import LogLinear, Schedule
-from truths import PAPER_A, SCHEDULES, doubles, random_mixture, seeded
+from truths import EVERY_SCHEDULE, PAPER_A, SCHEDULES, doubles, random_mixture, seeded
 
-each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+each_schedule = pytest.mark.parametrize("schedule", EVERY_SCHEDULE.values(), ids=EVERY_SCHEDULE.keys())
 each_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 
 
@@ -94,8 +93,16 @@ def test_the_equilibrium_of_the_straight_path() -> None:
     torch.testing.assert_close(equilibrium_score(schedule, x, s), -x / schedule.sigma(s)[:, None], rtol=1e-12, atol=0)
 
 
-def test_only_the_straight_path_is_straight() -> None:
-    assert [name for name, schedule in SCHEDULES.items() if is_straight(schedule)] == ["log-linear-straight"]
+def test_the_velocity_has_the_published_forms() -> None:
+    for name, schedule in EVERY_SCHEDULE.items():
+        x0, noise, s, x = draw(schedule, 3)
+        alpha, sigma = schedule.alpha(s)[:, None], schedule.sigma(s)[:, None]
+        straight = name in ("log-linear-straight", "own")
+        expected = (noise - x0) / 2**0.5 if straight else alpha * noise - sigma * x0
+        torch.testing.assert_close(target("velocity", x0, noise, schedule, s), expected, rtol=1e-12, atol=1e-13)
+        expected = (noise - x) / (2**0.5 * alpha) if straight else (noise - sigma * x) / alpha
+        found = from_score("velocity", -noise / sigma, schedule, x, s)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
 
 
 @each_prediction

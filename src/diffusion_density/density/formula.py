@@ -43,7 +43,7 @@ from diffusion_density.machine.errors import InputError
 from diffusion_density.process.batches import BLOCK, ROWS, normals
 from diffusion_density.process.broadcasting import flat, per_row
 from diffusion_density.process.model import GaussianPrior, Model
-from diffusion_density.process.schedules import Discrete, Schedule
+from diffusion_density.process.schedules import Schedule
 
 Rule = Literal["sum", "trapezoid", "quadrature"]
 
@@ -147,22 +147,14 @@ def time_nodes(schedule: Schedule, rule: Rule, steps: int) -> TimeNodes:
         log_snr = -2 * angle.tan().log()
         weights = 0.5 * (last - first) * weight * 2 / (2 * angle).sin()
         baseline = 0.5 * (softplus(ends[0]) - softplus(ends[1])) - (weights * log_snr.sigmoid()).sum()
-        return TimeNodes(_times(schedule, log_snr), weights, start - baseline.item(), steps)
-    if isinstance(schedule, Discrete):
-        times, log_snr = schedule.steps, schedule.log_snr_steps
-    else:
-        log_snr = torch.linspace(ends[0].item(), ends[1].item(), steps, dtype=torch.float64)
-        times = _times(schedule, log_snr)
+        times = schedule.inverse(log_snr).clamp(schedule.s_start, schedule.s_max)
+        return TimeNodes(times, weights, start - baseline.item(), steps)
+    times, log_snr = schedule.chain_times(steps)
     falls = -log_snr.diff()
     if rule == "sum":
         return TimeNodes(times[1:], 0.5 * torch.expm1(falls), start, len(times))
     zero = falls.new_zeros(1)
     return TimeNodes(times, 0.25 * (torch.cat([zero, falls]) + torch.cat([falls, zero])), start, len(times))
-
-
-def _times(schedule: Schedule, log_snr: Tensor) -> Tensor:
-    """The times of these log-SNRs, within the schedule's own in spite of rounding."""
-    return schedule.inverse(log_snr).clamp(schedule.s_start, schedule.s_max)
 
 
 def squared_errors(

@@ -137,6 +137,7 @@ class ExactModel(Model):
     def __init__(self, mixture: GaussianMixture, schedule: Schedule) -> None:
         self.mixture = mixture
         self.schedule = schedule
+        schedule.noise_end()
         self.prior = _Marginal(self, schedule.s_max)
 
     def log_prob(self, x: Tensor, s: Tensor | float = 0.0) -> Float[Tensor, " b"]:

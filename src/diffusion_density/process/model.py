@@ -142,7 +142,8 @@ class DiffusionModel(Model):
         self.network = network
         self.schedule = schedule
         self.prediction = checked(prediction)
-        self.prior = GaussianPrior(schedule.at(schedule.s_max)[1] ** 2) if prior is None else prior
+        sigma = schedule.noise_end()[1]
+        self.prior = GaussianPrior(sigma**2) if prior is None else prior
         self.context: Tensor | None = None
 
     def given(self, context: Float[Tensor, "b *c"]) -> "DiffusionModel":

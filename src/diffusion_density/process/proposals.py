@@ -13,8 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffusion_density.machine.errors import InputError
-from diffusion_density.process.schedules import Schedule, VariancePreserving
+from diffusion_density.process.schedules import Schedule
 
 
 @runtime_checkable
@@ -43,29 +42,21 @@ class Uniform:
 
 
 class HalfSigma:
-    """Half uniform in s, half uniform in σ, on [start, s_max] of a variance-preserving schedule.
-
-    Raises:
-        InputError: for another schedule, whose σ is not inverted here.
-    """
+    """Half uniform in s, half uniform in the share ν of the noise, on [start, s_max]."""
 
     def __init__(self, schedule: Schedule, start: float) -> None:
-        if not isinstance(schedule, VariancePreserving):
-            raise InputError(
-                f"proposal: uniform in σ needs a variance-preserving schedule, not {type(schedule).__name__}"
-            )
         self.schedule = schedule
         self.uniform = Uniform(start, schedule.s_max)
-        self.sigma_start, self.sigma_end = schedule.at(start)[1], schedule.at(schedule.s_max)[1]
+        ends = torch.tensor([start, schedule.s_max], dtype=torch.float64)
+        self.first, self.last = schedule.noise_share(ends)[0].tolist()
 
     def times(self, u: Tensor) -> Tensor:
         v = (2 * u) % 1
-        sigma = self.sigma_start + (self.sigma_end - self.sigma_start) * v
-        in_sigma = self.schedule.inverse(torch.log1p(-sigma.square()) - 2 * sigma.log())
-        s = torch.where(u < 0.5, self.uniform.times(v), in_sigma)
+        share = self.first + (self.last - self.first) * v
+        in_share = self.schedule.inverse(torch.log1p(-share.square()) - 2 * share.log())
+        s = torch.where(u < 0.5, self.uniform.times(v), in_share)
         return s.clamp(self.uniform.start, self.uniform.end)
 
     def density(self, s: Tensor) -> Tensor:
-        sigma = self.schedule.sigma(s)
-        slope = 0.5 * self.schedule.diffusion(s) / sigma + self.schedule.drift(s) * sigma
-        return 0.5 * (self.uniform.density(s) + slope / (self.sigma_end - self.sigma_start))
+        slope = self.schedule.noise_share(s)[1]
+        return 0.5 * (self.uniform.density(s) + slope / (self.last - self.first))

@@ -28,8 +28,7 @@ from diffusion_density.density.images.dequantization import bits_per_dim as to_b
 from diffusion_density.machine.errors import InputError
 from diffusion_density.process.broadcasting import flat, per_row
 from diffusion_density.process.model import GaussianPrior, Model
-from diffusion_density.process.predictions import is_straight
-from diffusion_density.process.times import AlphaSquared, low_discrepancy
+from diffusion_density.process.times import low_discrepancy
 
 ROWS = 64  # rows of one network call: a network of images needs as many sets of activations
 
@@ -176,7 +175,7 @@ def _diffusion(
     schedule = model.schedule
     ends = -schedule.log_snr(torch.tensor([first, schedule.s_max], dtype=torch.float64))
     gamma0, gamma1 = ends.tolist()
-    proposal = AlphaSquared(gamma0, gamma1, "straight" if is_straight(schedule) else "vp")
+    proposal = schedule.alpha_squared(gamma0, gamma1)
     place = proposal.times(u)
     weight = 0.5 * (gamma1 - gamma0) / proposal.density(place)
     s = schedule.inverse(-(gamma0 + (gamma1 - gamma0) * place)).flatten()

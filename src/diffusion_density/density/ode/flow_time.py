@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffusion_density.process.schedules import Schedule
+from diffusion_density.process.schedules.schedule import bisected
 
 WIDTH, LOGARITHM = 0.8, 0.05  # w and c
-HALVINGS = 60  # of an interval of log r: to rounding
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,7 @@ def stations(schedule: Schedule, start: float, t: Float[Tensor, " n"], dtype: to
     last = -0.5 * schedule.log_snr(ends)[1]
     first, final = _variable((-0.5 * schedule.log_snr(ends)).exp())
     goal = first + (final - first) * t
-    low, high = torch.full_like(t, -100.0), last.expand_as(t)
-    for _ in range(HALVINGS):
-        middle = 0.5 * (low + high)
-        below = _variable(middle.exp()) < goal
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    high = bisected(lambda log_r: _variable(log_r.exp()) < goal, torch.full_like(t, -100.0), last.expand_as(t))[1]
     s = schedule.inverse(-2 * high).clamp(start, schedule.s_max)
     s[0] = start  # not what rounding made of it
     s = s.to(dtype).double()

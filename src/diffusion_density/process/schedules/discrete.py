@@ -13,6 +13,7 @@ Step t = 1 … T maps x_{t−1} to √(1 − β_t) x_{t−1} + √β_t w, so tha
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -56,6 +57,9 @@ class Discrete(Schedule):
         rise = nodes[left + 1] - nodes[left]
         return (nodes[left] + (position - left) * rise).to(s.dtype), (rise * count).to(s.dtype)
 
+    def alpha(self, s: Tensor) -> Tensor:
+        return self.log_alpha(s).exp()
+
     def log_alpha(self, s: Tensor) -> Tensor:
         return 0.5 * logsigmoid(self.log_snr(s))
 
@@ -79,6 +83,13 @@ class Discrete(Schedule):
     def diffusion(self, s: Tensor) -> Tensor:
         log_snr, slope = self._segment(s)
         return -slope * (-log_snr).sigmoid()
+
+    def velocity(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.alpha(s), self.sigma(s), torch.ones_like(s)
+
+    def chain_times(self, steps: int) -> tuple[Float[Tensor, " t"], Float[Tensor, " t"]]:  # noqa: ARG002
+        """The schedule's own steps and their log-SNR, whatever ``steps`` is."""
+        return self.steps, self.log_snr_steps
 
 
 def paper(steps: int, c0: float = 2.0, c1: float = 4.0) -> Discrete:

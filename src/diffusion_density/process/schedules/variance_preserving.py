@@ -28,6 +28,9 @@ class VariancePreserving(Schedule):
         self.beta_min = beta_min
         self.beta_max = beta_max
 
+    def alpha(self, s: Tensor) -> Tensor:
+        return self.log_alpha(s).exp()
+
     def log_alpha(self, s: Tensor) -> Tensor:
         return -0.5 * s * (self.beta_min + 0.5 * s * (self.beta_max - self.beta_min))
 
@@ -47,3 +50,10 @@ class VariancePreserving(Schedule):
 
     def diffusion(self, s: Tensor) -> Tensor:
         return self.beta_min + s * (self.beta_max - self.beta_min)
+
+    def velocity(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.alpha(s), self.sigma(s), torch.ones_like(s)
+
+    def noise_share(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = self.sigma(s)
+        return sigma, 0.5 * self.diffusion(s) / sigma + self.drift(s) * sigma

@@ -62,4 +62,6 @@ def miss(model: DiffusionModel, objective: FlowMatching, x: Tensor, noise: Tenso
     alpha, sigma = (torch.tensor(value, dtype=x.dtype, device=x.device) for value in model.schedule.at(s))
     output, divergence = with_divergence(lambda y: model.velocity(y, time), alpha * x + sigma * noise)
     error = flat(target("velocity", x, noise, model.schedule, time) - output).square().sum(1)
-    return sigma * divergence[:, 0] - objective.expected_trace(alpha, error, x[0].numel())
+    return sigma * divergence[:, 0] - objective.expected_trace(
+        torch.tensor(s, dtype=torch.float64), error, x[0].numel()
+    )

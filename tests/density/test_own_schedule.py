@@ -136,8 +136,8 @@ def test_samples() -> None:
         error = (truth.var(0).max() / n).sqrt().item()
         torch.testing.assert_close(x.mean(0), truth.mean(0), rtol=0, atol=4.5 * error, msg=name)
         torch.testing.assert_close(x.T.cov(), truth.T.cov(), rtol=0, atol=0.15, msg=name)
-        if log_prob is not None:
-            assert -0.05 < (log_prob - MIXTURE.log_prob(x)).mean() < 0.6
+        if log_prob is not None:  # the excess of both falls as 1/steps
+            assert -0.05 < (log_prob - MIXTURE.log_prob(x)).mean() < {"tracked": 0.7, "chain": 2}[name]
 
 
 def test_samples_are_the_same_for_every_prediction() -> None:

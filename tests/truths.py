@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from diffusion_density.process.broadcasting import expand_time, per_row
+from diffusion_density.process.batches import expand_time, per_row
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.model import DiffusionModel, GaussianPrior, Model, Prior
 from diffusion_density.process.predictions import Prediction

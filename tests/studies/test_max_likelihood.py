@@ -285,7 +285,7 @@ def test_likelihoods_are_those_of_the_estimator_image_by_image(
     networks: Path, tmp_path: Path, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In shards of two images, each with random numbers of its own."""
-    monkeypatch.setattr(likelihood, "ROWS", 2)
+    monkeypatch.setattr(likelihood, "IMAGES_PER_CALL", 2)
     evaluation = Evaluation(likelihood=Likelihood(images=3, tolerance=1e-2, throws=4), dequantized=2, draws=2)
     out = tmp_path / "likelihood.csv"
     likelihood.evaluate("run", run_of(), evaluation, digits, networks, out, work=tmp_path / "work", device="cpu")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import per_row
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.predictions import PREDICTIONS, Prediction

@@ -1,13 +1,15 @@
-r"""What a network predicts, and the conversion of each prediction into each other.
+r"""What a network predicts, and the conversions between the predictions.
 
 With x = α x₀ + σ ε, four predictions carry the same information as the score ∇log p_s(x):
 
 =========  ==================================================  ===================================
 noise      ε̂ = E[ε | x]                                        score = −ε̂/σ
-entropy    score − ∇log p_eq, with ∇log p_eq = (2 f / g²) x    paper A; the variance-preserving p_eq is N(0, I)
-velocity   E[(b ε − c x₀)/n | x] = (ε̂ − c x)/(n α)             along the path: see :mod:`.schedules.schedule`
+entropy    score − ∇log p_eq, with ∇log p_eq = (2 f / g²) x    p_eq = N(0, I) where the variance is preserved
+velocity   E[(b ε − c x₀)/n | x] = (ε̂ − c x)/(n α)             along the path; b, c, n: :mod:`.schedules.schedule`
 score      the score itself
 =========  ==================================================  ===================================
+
+Entropy: Premkumar 2024. Velocity: Salimans and Ho 2022, Zheng et al. 2023.
 """
 
 from typing import Literal, get_args
@@ -15,7 +17,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import per_row
 from diffusion_density.process.schedules import Schedule
 
 Prediction = Literal["noise", "score", "entropy", "velocity"]
@@ -34,7 +36,7 @@ def checked(prediction: str) -> Prediction:
 
 
 def equilibrium_score(schedule: Schedule, x: Tensor, s: Tensor) -> Tensor:
-    """∇log p_eq = (2 f/g²) x, the score of the quasi-equilibrium of the forward process (paper A, section 1)."""
+    """∇log p_eq = (2 f/g²) x, the score of the quasi-equilibrium of the forward process (Premkumar 2024)."""
     return per_row(2 * schedule.drift(s) / schedule.diffusion(s), x) * x
 
 
@@ -75,7 +77,7 @@ def from_score(prediction: Prediction, score: Tensor, schedule: Schedule, x: Ten
     return (noise - c * x) / (norm * per_row(schedule.alpha(s), x))
 
 
-def target(prediction: Prediction, x0: Tensor, noise: Tensor, schedule: Schedule, s: Tensor) -> Tensor:
+def training_target(prediction: Prediction, x0: Tensor, noise: Tensor, schedule: Schedule, s: Tensor) -> Tensor:
     """What a network should output for x = α x₀ + σ ε, in conditional expectation, same shapes as :func:`to_score`.
 
     The target of the velocity is (b ε − c x₀)/n; the other targets are the conversions of the conditional score −ε/σ.

@@ -1,11 +1,15 @@
-r"""Proposals: densities r(s) from which times are drawn, to be divided out again as weights 1/r.
+r"""Proposals: densities r(s) from which times are drawn. Weights 1/r make the estimate unbiased.
 
 An integral over time is estimated as ∫ h ds = E_{s~r}[h(s)/r(s)]. With a kernel N(α x, σ² I) the integrands of
-likelihood objectives and path integrals carry a singularity of order 1/σ at the data end, which a proposal uniform in σ
-removes; that one alone would explode at the noise end, where dσ/ds vanishes. Hence the mixture (sheet A, section 2b):
+likelihood objectives and path integrals are singular at the data end, of order g²/σ. A proposal that is uniform in the
+share of the noise, ν = σ/√(α² + σ²), removes the singularity. Alone it would have infinite weights at the noise end,
+where dν/ds vanishes. Hence the mixture
 
-.. math:: r(s) = \tfrac12 \frac{1}{s_1 - s_0} + \tfrac12 \frac{|d\sigma/ds|}{\sigma(s_1) - \sigma(s_0)}, \qquad
-          \frac{d\sigma}{ds} = \frac{g^2}{2\sigma} + f \sigma .
+.. math:: r(s) = \tfrac12 \frac{1}{s_1 - s_0} + \tfrac12 \frac{d\nu/ds}{\nu(s_1) - \nu(s_0)}, \qquad
+          \frac{d\nu}{ds} = \frac{\alpha^2 g^2}{2\,\sigma\,(\alpha^2 + \sigma^2)^{3/2}} .
+
+ν rises from the data to the noise on every schedule, and is σ where the variance is preserved. Details:
+docs/derivations/schedules.md.
 """
 
 from typing import Protocol, runtime_checkable

@@ -1,16 +1,17 @@
-r"""Times of the likelihood objective: uniform numbers with little discrepancy, and importance sampling.
+r"""Times of the likelihood objective: low-discrepancy uniform numbers, and importance sampling (Zheng et al. 2023).
 
-On the path z = α x + σ ε in γ = log(σ²/α²), the likelihood objective of a velocity prediction F is (paper D, sec. 1.3)
+On the path z = α x + σ ε in γ = log(σ²/α²), the likelihood objective of a velocity prediction F is
 
 .. math:: c \int_{\gamma_0}^{\gamma_1} \alpha^2(\gamma)\, E\|F - \hat F\|^2\, d\gamma,
-          \qquad c = \tfrac12 \text{ (variance preserving)},\ 1 \text{ (straight)},
+          \qquad c = \tfrac12 \text{ (variance preserving)},\ 1 \text{ (straight)}.
 
-so times drawn with density p(γ) = α²/Z leave the constant weight c Z: a plain mean squared error (section 1.4). Since
-α² dγ = d log σ² on the variance-preserving path and α² dγ = 2 d(log σ − σ) on the straight path, the cumulative
-distribution is a difference of log σ² or of 2 (log σ − σ). The first is inverted in closed form. The second is
-concave in log σ: Newton's method from below climbs to the root of log σ − σ = const without overshooting.
+Times drawn with the density p(γ) = α²/Z leave the constant weight c Z: the objective is a plain mean squared error.
+Since α² dγ = d log σ² on the variance-preserving path and α² dγ = 2 d(log σ − σ) on the straight path, the cumulative
+distribution function is a difference of log σ² or of 2 (log σ − σ). The first is inverted in closed form. The second
+is concave in log σ: Newton's method that starts below the root of log σ − σ = const never goes beyond it.
 
-Times are the s ∈ [0, 1] of a schedule with γ(s) = γ₀ + (γ₁ − γ₀) s; small s is data. All is done in double precision.
+Times here are shares s ∈ [0, 1] of the interval, γ(s) = γ₀ + (γ₁ − γ₀) s; small s is data. All numbers are in double
+precision.
 """
 
 import torch
@@ -27,7 +28,7 @@ def independent(n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
 
 
 def low_discrepancy(n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
-    """One number in each of n equal strata of [0, 1), all at the same random place in them (paper D, section 1.4).
+    """One number in each of n equal strata of [0, 1), all at the same random place in them (Kingma et al. 2021).
 
     Averages over them are unbiased.
     """
@@ -39,6 +40,10 @@ class AlphaSquared:
     """The density p(γ) = α²(γ)/Z of times on a variance-preserving path, α² = sigmoid(−γ).
 
     On any other path it is the density ∝ α²/(α² + σ²).
+
+    Args:
+        gamma_min: γ₀, at the data end.
+        gamma_max: γ₁, at the noise end.
 
     Attributes:
         scale: c of the likelihood objective of a velocity.
@@ -62,7 +67,7 @@ class AlphaSquared:
         return (-gamma).sigmoid()
 
     def weight(self, gamma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """c α², the weight per unit of γ of ‖F − F̂‖² in the bound on −log p, in nats; that of ‖ε − ε̂‖² is ½."""
+        """c α², the weight per unit of γ of ‖F − F̂‖² in the bound on −log p (nats). The weight of ‖ε − ε̂‖² is ½."""
         return self.scale * self.at(gamma)
 
     def times(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -117,7 +122,7 @@ def _logit_of_log(log_p: Tensor) -> Tensor:
 def _log_sigma_straight(level: Tensor) -> Tensor:
     """The root log σ < 0 of log σ − σ = level < −1, by Newton's method from below.
 
-    Near σ = 1 the root is almost double and the first steps only halve the error, hence the many that are allowed.
+    Near σ = 1 the root is almost double and the first steps only halve the error, so many steps are allowed.
     """
     log_sigma = level.clone()
     for _ in range(100):

@@ -31,8 +31,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import flat, per_row
-from diffusion_density.process.predictions import Prediction, checked, target
+from diffusion_density.process.batches import flat, per_row
+from diffusion_density.process.predictions import Prediction, checked, training_target
 from diffusion_density.process.proposals import Proposal, Uniform
 from diffusion_density.process.schedules import LogLinear
 
@@ -132,7 +132,7 @@ class FlowMatching:
                 raise InputError("objective: the trace term needs a probe")
             y.requires_grad_()
         output = network(y, s)
-        error = flat(target(self.prediction, x, noise, self.schedule, s) - output).square().sum(1)
+        error = flat(training_target(self.prediction, x, noise, self.schedule, s) - output).square().sum(1)
         if probe is None or not self.trace_weight:
             return weight * error
         pulled = torch.autograd.grad((output * probe).sum(), y, create_graph=True)[0]

@@ -20,15 +20,15 @@ from tqdm import tqdm
 from diffusion_density.density.chain import chain
 from diffusion_density.density.formula import formula
 from diffusion_density.density.images.bits import bits_per_dim
-from diffusion_density.density.images.bound import ROWS as IMAGES
+from diffusion_density.density.images.bound import IMAGES_PER_CALL
 from diffusion_density.density.images.dequantization import Scheme
 from diffusion_density.density.images.dequantized import Estimate, dequantized_bits, formula_bits
 from diffusion_density.density.ode.flow import flow
 from diffusion_density.density.path_integral.plain import path_integral
-from diffusion_density.density.path_integral.quasi_random import NETS
+from diffusion_density.density.path_integral.quasi_random import POINT_SETS
 from diffusion_density.density.result import STATUS, LogDensity
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.batches import ROWS
+from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.model import Model
 
 NODES = 64  # times of the formula's quadrature, at points
@@ -91,7 +91,7 @@ def _points(name: str) -> Callable[..., LogDensity]:
         if name == "formula":
             noises = max(4, settings.throws // NODES // 2 * 2)
             return formula(model, x, rule="quadrature", steps=NODES, throws=noises, generator=generator)
-        return _at_points(name, settings, generator, settings.throws, ROWS)(model, x)
+        return _at_points(name, settings, generator, settings.throws, ROWS_PER_CALL)(model, x)
 
     return run
 
@@ -117,7 +117,7 @@ def _images(name: str) -> Callable[..., LogDensity]:
                 atol=settings.tolerance,
                 generator=generator,
             )
-        estimate = _at_points(name, settings, generator, settings.throws // settings.draws, IMAGES)
+        estimate = _at_points(name, settings, generator, settings.throws // settings.draws, IMAGES_PER_CALL)
         return dequantized_bits(
             model,
             x,
@@ -135,7 +135,7 @@ POINTS = {
     "flow": Estimator(_points("flow")),
     "flow_hutchinson": Estimator(_points("flow_hutchinson"), lambda s: s.probes - 1),
     "path_integral": Estimator(_points("path_integral")),
-    "reduced": Estimator(_points("reduced"), lambda _: NETS - 1),
+    "reduced": Estimator(_points("reduced"), lambda _: POINT_SETS - 1),
     "formula": Estimator(_points("formula")),
     "chain": Estimator(_points("chain"), lambda _: PATHS - 1),
 }
@@ -208,7 +208,7 @@ def _rows(label: str, column: str, unit: str, name: str, freedom: float, result:
         {
             label: range(1, len(value) + 1),
             "estimator": name,
-            "of": result.of,
+            "of": result.density,
             "kind": result.kind,
             column: value,
             f"stderr_{unit}": stderr,

@@ -28,7 +28,7 @@ from torch.nn.functional import logsigmoid
 
 from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import per_row
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.predictions import from_score, to_score
 from diffusion_density.process.schedules import Discrete, Schedule

@@ -12,7 +12,7 @@ from diffusion_density.process.times import AlphaSquared, AlphaSquaredStraight
 
 
 class LogLinear(Schedule):
-    r"""γ = −λ linear in s ∈ [0, 1], on the variance-preserving or on the straight path (paper D, section 1.1).
+    r"""γ = −λ linear in s ∈ [0, 1], on the variance-preserving or on the straight path (Zheng et al. 2023).
 
     .. math:: \gamma(s) = \gamma_{min} + (\gamma_{max} - \gamma_{min}) s; \qquad
               \text{vp: } \sigma^2 = \mathrm{sigmoid}(\gamma),\ \alpha^2 = \mathrm{sigmoid}(-\gamma); \qquad

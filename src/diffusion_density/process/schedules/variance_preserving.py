@@ -9,7 +9,7 @@ from diffusion_density.process.schedules.schedule import Schedule
 
 
 class VariancePreserving(Schedule):
-    r"""The variance-preserving process with linear β, α² + σ² = 1 (Song et al. 2021, eq. 33; paper A).
+    r"""The variance-preserving process with linear β, α² + σ² = 1 (Song et al. 2021, eq. 33).
 
     .. math:: \beta(s) = \beta_{min} + (\beta_{max} - \beta_{min}) s, \quad
               \log \alpha = -\tfrac12 \int_0^s \beta, \quad f = -\beta/2, \quad g^2 = \beta, \quad s \in [0, 1].

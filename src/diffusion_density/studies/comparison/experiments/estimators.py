@@ -23,7 +23,7 @@ from diffusion_density.density.path_integral.plain import path_integral
 from diffusion_density.density.result import LogDensity
 from diffusion_density.density.tracking import track
 from diffusion_density.machine import artifacts
-from diffusion_density.process.batches import ROWS
+from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.mixtures import GaussianMixture
 from diffusion_density.process.model import DiffusionModel, Model
 from diffusion_density.process.schedules import VariancePreserving
@@ -89,7 +89,7 @@ def score(
     truth: Reference,
     budgets: Budgets,
     labels: dict[str, object],
-    chunk: int = ROWS,
+    chunk: int = ROWS_PER_CALL,
     clean: Tensor | None = None,
 ) -> pd.DataFrame:
     """One row a point and setting: value, standard error, what it should be, and what it cost.
@@ -115,7 +115,7 @@ def score(
         seconds = time.perf_counter() - began
         columns = {
             "estimator": candidate.name,
-            "of": result.of,
+            "of": result.density,
             "kind": result.kind,
             "setting": candidate.setting,
             "point": range(len(points)),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion_density.data.images import ImageSet
-from diffusion_density.density.images.bound import ROWS
+from diffusion_density.density.images.bound import IMAGES_PER_CALL
 from diffusion_density.density.images.dequantization import dequantization, to_unit
 from diffusion_density.density.ode.flow import flow
 from diffusion_density.machine import artifacts
@@ -46,11 +46,11 @@ def measure(
     x = z[: sizes.images]
     limit = partial(reference, model, probes=sizes.probes)
     clean = to_unit(pictures[: sizes.images], images.levels, torch.float32)
-    table = score(model, x, limit(x), limit, sizes.budgets, labels, ROWS, clean)
+    table = score(model, x, limit(x), limit, sizes.budgets, labels, IMAGES_PER_CALL, clean)
     artifacts.write_csv(estimators, table)
     x = z[: sizes.varied]
-    tended = long_run(model, x, LONG * sizes.throws, ROWS)
-    rows = compare(model, x, tended, sizes.throws, sizes.repeats, labels | {"index": 0}, chunk=ROWS)
+    tended = long_run(model, x, LONG * sizes.throws, IMAGES_PER_CALL)
+    rows = compare(model, x, tended, sizes.throws, sizes.repeats, labels | {"index": 0}, chunk=IMAGES_PER_CALL)
     artifacts.write_csv(variance, rows)
 
 

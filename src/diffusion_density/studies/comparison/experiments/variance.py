@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_density.density.path_integral.plain import Method, path_integral
-from diffusion_density.density.path_integral.quasi_random import NETS
+from diffusion_density.density.path_integral.quasi_random import POINT_SETS
 from diffusion_density.machine import artifacts
-from diffusion_density.process.batches import ROWS
+from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.mixtures import GaussianMixture
 from diffusion_density.process.model import Model
 from diffusion_density.process.schedules import VariancePreserving
@@ -39,7 +39,7 @@ def compare(
     repeats: int,
     labels: dict[str, object],
     seed: int = 0,
-    chunk: int = ROWS,
+    chunk: int = ROWS_PER_CALL,
 ) -> pd.DataFrame:
     """Rows for every point and both methods.
 
@@ -62,7 +62,7 @@ def compare(
         ]
         errors = torch.stack([run.value for run in runs]) - truth
         claimed = torch.stack([run.stderr for run in runs if run.stderr is not None])
-        freedom = throws - 1 if method == "plain" else NETS - 1
+        freedom = throws - 1 if method == "plain" else POINT_SETS - 1
         columns = {
             "method": method,
             "throws": throws,
@@ -77,7 +77,7 @@ def compare(
     return pd.concat(tables)
 
 
-def long_run(model: Model, x: Tensor, throws: int, chunk: int = ROWS) -> Tensor:
+def long_run(model: Model, x: Tensor, throws: int, chunk: int = ROWS_PER_CALL) -> Tensor:
     """(B,) what the path integral tends to, by the reduced method with many throws."""
     generator = torch.Generator(x.device).manual_seed(SEED - 1)
     return path_integral(

@@ -53,7 +53,7 @@ def details(text: str) -> list[tuple[str, str]]:
 
 
 def jobs_of(text: str) -> set[str]:
-    """The jobs in Snakemake's output: rules (of density_estimators without this prefix), with the run if there is one."""
+    """The rules in Snakemake's output (of density_estimators without this prefix), each with its run if it has one."""
     found = ((rule.removeprefix("density_estimators_"), lines) for rule, lines in details(text))
     runs = ((rule, re.search(r"wildcards: .*\b(?:run|experiment)=([\w.-]+)", lines)) for rule, lines in found)
     return {f"{rule} {run[1]}" if run else rule for rule, run in runs}

@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from diffusion_density.process.broadcasting import expand_time, per_row
+from diffusion_density.process.batches import expand_time, per_row
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.model import DiffusionModel, GaussianPrior, Model, Prior
 from diffusion_density.process.predictions import Prediction
@@ -25,6 +25,21 @@ SCHEDULES: dict[str, Schedule] = {
     "discrete": Discrete(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
     "discrete-short": Discrete(torch.linspace(0.02, 0.5, 12, dtype=torch.float64)),
 }
+
+
+class Rectified(Schedule):
+    """A user's schedule, of which only α = 1 − s and σ = s are known: the rest is derived."""
+
+    s_start, s_max = 1e-5, 1 - 1e-3
+
+    def alpha(self, s: Tensor) -> Tensor:
+        return 1 - s
+
+    def sigma(self, s: Tensor) -> Tensor:
+        return s
+
+
+EVERY_SCHEDULE = SCHEDULES | {"own": Rectified()}
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -105,10 +105,9 @@ def test_wrong_arguments_of_a_job_are_one_line(
 
 
 def test_a_job_writes_its_outputs_and_where_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, out = json.dumps(DATASET), tmp_path / "x.safetensors"
-    assert (
-        call(monkeypatch, "job", "density_estimators", "dataset", "--sizes", sizes, "--output", f"dataset={out}") == 0
-    )
+    out = tmp_path / "x.safetensors"
+    arguments = ("density_estimators", "dataset", "--sizes", json.dumps(DATASET), "--output", f"dataset={out}")
+    assert call(monkeypatch, "job", *arguments) == 0
     record = json.loads((tmp_path / "x.safetensors.provenance.json").read_text())
     assert record["settings"] == {"study": "density_estimators", "experiment": "dataset", "sizes": DATASET}
     assert out.exists()

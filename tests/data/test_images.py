@@ -254,7 +254,7 @@ def test_imagenet32_with_the_wrong_content_leaves_nothing_behind(data: np.ndarra
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content`, keeps the Range headers it saw, and misbehaves as told."""
+    """Serves `content`, keeps the Range headers it saw, and fails as a test asks for."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

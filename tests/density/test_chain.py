@@ -112,7 +112,7 @@ def test_what_is_returned() -> None:
     model = scaled(gaussian(0.0, 0.49), 1.0, SCHEDULE)
     x = doubles(0.1, 0.2)[:, None]
     found = chain(model, x, steps=STEPS, paths=4, generator=seeded(0))
-    assert (found.kind, found.of, found.network_evaluations) == ("lower", "sde", 4 * (STEPS - 1))
+    assert (found.kind, found.density, found.network_evaluations) == ("lower", "sde", 4 * (STEPS - 1))
     with pytest.raises(InputError, match="paths must be at least 2, got 1"):
         chain(model, x, paths=1, generator=seeded(0))
     bad = doubles(0.1, math.nan)[:, None]
@@ -139,7 +139,7 @@ def test_samples_of_the_chain_are_data() -> None:
 def test_what_the_reverse_chain_returns() -> None:
     model = scaled(gaussian(0.0, 0.49), 1.0, SCHEDULE)
     x, found = reverse_chain(model, 3, event=(1,), steps=STEPS, generator=seeded(0))
-    assert (found.kind, found.of, found.stderr) == ("upper", "sde", None)
+    assert (found.kind, found.density, found.stderr) == ("upper", "sde", None)
     assert found.network_evaluations == STEPS - 1
     assert (x.dtype, found.value.dtype) == (torch.float32, torch.float64)
     with pytest.raises(InputError, match="n must be at least 1, got 0"):

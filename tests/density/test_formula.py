@@ -14,9 +14,9 @@ from torch import Tensor
 
 import diffusion_density as dd
 from diffusion_density.density.formula import Rule, expectation, formula, squared_errors, time_nodes
-from diffusion_density.density.path_integral.plain import ROWS
+from diffusion_density.density.path_integral.plain import ROWS_PER_CALL
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import per_row
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.model import DiffusionModel, GaussianPrior, Model
 from diffusion_density.process.predictions import PREDICTIONS, Prediction
@@ -302,7 +302,7 @@ def test_monte_carlo_is_unbiased_and_its_error_honest(name: str, rule: Rule) -> 
     assert ((values.mean(0) - truth).abs() < 4 * mean_error).all()
     squares = result.stderr.reshape(400, 3).square().mean(0)
     assert ((squares / values.var(0) - 1).abs() < 0.4).all()
-    assert (result.kind, result.of) == ("lower", "sde")
+    assert (result.kind, result.density) == ("lower", "sde")
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 10, 50])
@@ -457,7 +457,7 @@ def test_network_evaluations_and_settings(rule: Rule, schedule: str, evaluations
     model = DiffusionModel(network, SCHEDULES[schedule], "noise")
     result = formula(model, x, steps=9, rule=rule, throws=6, generator=seeded(1))
     assert sum(rows) == 5 * evaluations == 5 * result.network_evaluations
-    assert max(rows) <= ROWS
+    assert max(rows) <= ROWS_PER_CALL
     steps = 9 if rule == "quadrature" else 12
     assert result.settings == {"estimator": "formula", "rule": rule, "steps": steps, "throws": 6}
 
@@ -612,9 +612,9 @@ def test_points_that_are_not_finite_are_named() -> None:
     x = POINTS.clone()
     x[2] = torch.nan
     exact = sheet().diffused(PAPER_A)
-    with pytest.raises(InputError, match="point 2 holds numbers that are not finite"):
+    with pytest.raises(InputError, match="point 2 has numbers that are not finite"):
         formula(exact, x, generator=seeded(0))
-    with pytest.raises(InputError, match="point 2 holds numbers that are not finite"):
+    with pytest.raises(InputError, match="point 2 has numbers that are not finite"):
         expectation(exact, x)
 
 

@@ -11,9 +11,9 @@ from diffusion_density.machine.errors import InputError
 from diffusion_density.process.model import DiffusionModel, GaussianPrior
 from diffusion_density.process.predictions import PREDICTIONS, Prediction
 from diffusion_density.process.schedules import Schedule
-from truths import PAPER_A, SCHEDULES, network_of, random_mixture, seeded
+from truths import EVERY_SCHEDULE, PAPER_A, network_of, random_mixture, seeded
 
-each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+each_schedule = pytest.mark.parametrize("schedule", EVERY_SCHEDULE.values(), ids=EVERY_SCHEDULE.keys())
 each_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 
 

@@ -322,5 +322,5 @@ def test_latents_and_steps_out_of_range_are_refused() -> None:
     exact = spheres(2, 1.0)
     with pytest.raises(InputError, match="steps must be at least 1"):
         score_alignment(exact, torch.zeros(2, 2), steps=0)
-    with pytest.raises(InputError, match="point 1 holds numbers"):
+    with pytest.raises(InputError, match="point 1 has numbers"):
         score_alignment(exact, doubles(0.0, math.nan)[:, None])

@@ -186,5 +186,5 @@ def test_thresholds_out_of_range_are_refused(threshold: float) -> None:
 def test_what_cannot_be_sampled_or_tracked_is_refused() -> None:
     with pytest.raises(InputError, match="prior is not Gaussian"):
         high_density(MIXTURE.diffused(SCHEDULE), 2, (1,), threshold=0.0, generator=seeded(0))
-    with pytest.raises(InputError, match="point 1 holds numbers"):
+    with pytest.raises(InputError, match="point 1 has numbers"):
         track_mode(MIXTURE.diffused(SCHEDULE), doubles(0.0, math.inf)[:, None], 0.5)

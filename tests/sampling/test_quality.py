@@ -64,7 +64,7 @@ def test_two_normal_laws(dimension: int, shift: float, scale: float) -> None:
 def test_directions_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = noise(2, 1, 40).reshape(2, 100, 16)
     whole = sliced_distance(x, y, directions=64, generator=seeded(0))
-    monkeypatch.setattr("diffusion_density.sampling.quality.BLOCK", 700)
+    monkeypatch.setattr("diffusion_density.sampling.quality.PROJECTIONS_AT_ONCE", 700)
     assert sliced_distance(x, y, directions=64, generator=seeded(0)) == pytest.approx(whole, rel=1e-12)
     assert sliced_distance(3 * x, 3 * y, directions=64, generator=seeded(0)) == pytest.approx(3 * whole, rel=1e-12)
 

@@ -18,13 +18,22 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from diffusion_density.machine.errors import InputError
 from diffusion_density.machine.validation import checked, read_yaml
+from diffusion_density.studies.declaration import studies
 from diffusion_density.studies.fields import Strict
 
-Paper = Literal["A", "B", "C", "D"]
+
+def _declared(letter: str) -> str:
+    letters = sorted(study.letter for study in studies().values())
+    if letter not in letters:
+        raise ValueError(f"must be the letter of a study: {', '.join(letters)}")
+    return letter
+
+
+Paper = Annotated[str, AfterValidator(_declared)]
 ScaleName = Literal["smoke", "desk", "paper"]
 Verdict = Literal["replicated", "not replicated", "inconclusive", "not tested at this scale"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -36,7 +45,7 @@ Query = Text
 """Of rows, as `pandas.DataFrame.query` reads it."""
 Table = Annotated[str, Field(pattern=r"^\w+/[\w/-]+$")]
 """A table below ``results/<scale>``, as study/table."""
-ID = Annotated[str, Field(pattern=r"^[A-D]\d+$")]
+ID = Annotated[str, Field(pattern=r"^[A-Z]\d+$")]
 
 
 class Values(Strict):

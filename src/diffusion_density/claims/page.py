@@ -21,14 +21,9 @@ from diffusion_density.claims.verdicts import COLUMNS
 from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError
 from diffusion_density.studies.declaration import caption as caption_of
+from diffusion_density.studies.declaration import studies
 from diffusion_density.studies.shared.tables import records
 
-TITLES: Mapping[Paper, str] = {
-    "A": "Diffusion Density Estimators",
-    "B": "A Score-Based Density Formula",
-    "C": "Diffusion Models as Cartoonists, and Density Guidance",
-    "D": "Improved Techniques for Maximum Likelihood Estimation for Diffusion ODEs",
-}
 SYMBOLS: Mapping[Verdict, str] = dict(zip(VERDICTS, "✓✗≈–", strict=True))
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -40,6 +35,12 @@ class Judged:
     claims: Claims
     rows: Mapping[str, Any]
 
+    @property
+    def titles(self) -> dict[Paper, str]:
+        """The titles of the papers that have claims, by letter."""
+        found = {study.letter: study.title for study in studies().values() if self.claims.by(study.letter)}
+        return dict(sorted(found.items()))
+
     def counts(self, paper: Paper) -> list[int]:
         """How many claims of a paper have each verdict, in the order of `VERDICTS`."""
         found = [self.rows[claim.id].verdict for claim in self.claims.by(paper)]
@@ -49,9 +50,8 @@ class Judged:
         """The paragraph on one paper: counts, and the sentences that these verdicts support."""
         counts = self.counts(paper)
         numbers = ", ".join(f"{number} {verdict}" for number, verdict in zip(counts, VERDICTS, strict=True))
-        shown = {name: measured(row) for name, row in self.rows.items()}
         sentences = [
-            sentence.text.format(**shown)
+            sentence.text.format(**{name: measured(self.rows[name]) for name in sentence.when})
             for sentence in self.claims.summaries.get(paper, ())
             if all(self.rows[name].verdict == verdict for name, verdict in sentence.when.items())
         ]
@@ -89,7 +89,7 @@ def write(judged: Judged, results: Path, report: Path, out: Path, *, figures: bo
         title=f"Claims of four papers, judged at scale {next(iter(judged.rows.values())).scale}",
         verdicts=VERDICTS,
         symbols=SYMBOLS,
-        papers=TITLES,
+        papers=judged.titles,
         judged=judged,
         figures=[_figure(judged.claims, name, results) for name in judged.claims.figures if figures],
     )
@@ -99,7 +99,7 @@ def write(judged: Judged, results: Path, report: Path, out: Path, *, figures: bo
 def markdown(judged: Judged) -> str:
     """The verdicts for a README: counts of each paper, and what did not replicate."""
     lines = [f"| paper | {' | '.join(VERDICTS)} |", f"|---|{'---|' * len(VERDICTS)}"]
-    for paper, title in TITLES.items():
+    for paper, title in judged.titles.items():
         lines.append(f"| {paper}: {title} | {' | '.join(map(str, judged.counts(paper)))} |")
     lines += ["", "Not replicated:", ""]
     for name, row in judged.rows.items():

@@ -82,7 +82,7 @@ def test_score_gives_what_the_library_gives(
         assert result.stderr is not None
         assert np.allclose(rows.bits_per_dim, result.value, rtol=1e-6), name
         assert np.allclose(rows.stderr_bits_per_dim, result.stderr, rtol=1e-5), name
-        assert (rows.density == result.of).all()
+        assert (rows.density == result.density).all()
         assert (rows.kind == "upper").all()
         assert (rows.network_evaluations == result.network_evaluations).all()
         assert list(rows.image) == [1, 2, 3]

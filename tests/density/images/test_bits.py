@@ -111,7 +111,7 @@ def test_a_normal_law_of_64_dimensions(path: str, record_property: Callable[[str
     record_property("solver_calls", calls)
     assert 60 <= calls <= 95
     assert result.network_evaluations == 65 * calls
-    assert (result.kind, result.of, result.stderr) == ("upper", "flow", None)
+    assert (result.kind, result.density, result.stderr) == ("upper", "flow", None)
     assert result.failures() is None
 
 
@@ -377,7 +377,7 @@ def test_the_bound_of_a_perfect_model_is_the_entropy(law: str, levels: int, path
     assert abs(mean - (pmf * truth).sum().item()) < 4 * error
     assert entropy - 4 * error < mean < entropy + 4 * error + 0.011
     assert error < (0.2 if levels == 256 else 0.06)
-    assert (result.kind, result.of, result.network_evaluations) == ("upper", "sde", throws)
+    assert (result.kind, result.density, result.network_evaluations) == ("upper", "sde", throws)
 
 
 def test_the_bound_of_two_dependent_pixels() -> None:
@@ -564,16 +564,18 @@ def test_images_without_a_probability_are_refused(images: Tensor, levels: int, m
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"draws": 0}, "draws and probes must be at least 1, got 0 and 1"),
-        ({"probes": 0}, "got 1 and 0"),
-        ({"chunk": 0}, "chunk must be at least 1"),
+        ({"draws": 0}, "draws, probes and chunk must be at least 1, got 0, 1 and 64"),
+        ({"probes": 0}, "got 1, 0 and 64"),
+        ({"chunk": 0}, "got 1, 1 and 0"),
+        ({"throws": 4}, "estimator 'flow' has no setting throws"),
+        ({"estimator": "bound", "chunk": 0}, "throws and chunk must be at least 1, got 16 and 0"),
+        ({"estimator": "formula"}, "estimator is 'flow' or 'bound', not 'formula'"),
         ({"start": 1.0}, r"start must lie in \[0.0, 1.0\), got 1.0"),
         ({"start": math.nan}, "got nan"),
         ({"rtol": 1e-8, "dtype": torch.float32}, "below 1e-6"),
         ({"estimator": "bound", "throws": 0}, "throws and chunk must be at least 1, got 0"),
         ({"estimator": "bound", "dequantization": "uniform"}, "the bound is variational, it has no 'uniform'"),
-        ({"estimator": "bound", "draws": 4}, "the bound takes throws"),
-        ({"estimator": "bound", "importance_weighted": True}, "the bound takes throws"),
+        ({"estimator": "bound", "rtol": 1e-3, "draws": 4}, "estimator 'bound' has no setting draws, rtol"),
     ],
 )
 def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:

@@ -34,7 +34,7 @@ def test_exact_mixtures(dimension: int, n: int, start: float | None) -> None:
     result = flow(exact, x, rtol=1e-6, atol=1e-6, start=start)
     truth = exact.mixture.log_prob(x)
     assert (result.value - truth).abs().max() < 1e-4
-    assert (result.kind, result.of, result.stderr) == ("exact", "flow", None)
+    assert (result.kind, result.density, result.stderr) == ("exact", "flow", None)
     assert result.status is not None
     assert result.status.tolist() == [0] * n
     assert result.failures() is None

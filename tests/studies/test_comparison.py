@@ -74,6 +74,8 @@ def test_every_estimator_is_right_on_a_mixture(sizes: ComparisonSizes) -> None:
     for row in table.drop_duplicates("estimator").itertuples():
         registered = ESTIMATORS[str(row.estimator)]
         assert (row.density, row.kind) == (registered.density, registered.kind)
+    for candidate in estimators.candidates(budgets, False, 64):
+        assert candidate.samples == ESTIMATORS[candidate.name].samples
     mean, sem = error.mean(), error.sem()
     assert error.max()["flow"] < 1e-3
     for name in ("flow_hutchinson", "path_integral", "reduced", "formula", "trapezoid", "tracking"):

@@ -1,4 +1,4 @@
-"""`snakemake --sdm conda`, with a program that stands for conda: which environments it makes, and that jobs run in them."""
+"""Jobs run in the environments of their rules where the user asks for conda; a stand-in for conda records what is made."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Jobs run in the environments of their rules where the user asks for conda; a stand-in for conda records what is made."""
+"""Jobs run in the environments of their rules if the user asks for conda; a stand-in for conda records its calls."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from diffusion_density.process.broadcasting import expand_time, per_row
+from diffusion_density.process.batches import expand_time, per_row
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.model import DiffusionModel, GaussianPrior, Model, Prior
 from diffusion_density.process.predictions import Prediction
@@ -27,6 +27,21 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
+class Rectified(Schedule):
+    """A user's schedule, of which only α = 1 − s and σ = s are known: the rest is derived."""
+
+    s_start, s_max = 1e-5, 1 - 1e-3
+
+    def alpha(self, s: Tensor) -> Tensor:
+        return 1 - s
+
+    def sigma(self, s: Tensor) -> Tensor:
+        return s
+
+
+EVERY_SCHEDULE = SCHEDULES | {"own": Rectified()}
+
+
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -41,7 +56,7 @@ def random_mixture(dimension: int, components: int = 3, seed: int = 0) -> Gaussi
 
 
 def gaussian(mean: float, variance: float) -> GaussianMixture:
-    """One normal law in one dimension."""
+    """One Gaussian in one dimension."""
     return GaussianMixture(doubles(1.0), doubles(mean)[:, None], doubles(variance)[:, None, None])
 
 
@@ -94,7 +109,7 @@ class Counting:
 
 
 class ScaledGaussian:
-    """One normal law N(mean, variance) whose exact score is multiplied by ``factor``: every density is normal.
+    """One Gaussian N(mean, variance) whose exact score is multiplied by ``factor``: every density is normal.
 
     The model's two densities follow from the moments of its processes, the path-integral bound from one quadrature. The
     prior is N(0, σ²(1)).

@@ -118,13 +118,14 @@ def test_a_summary_says_what_the_verdicts_say(seed: int) -> None:
     """Whatever the verdicts: a sentence is there, with its numbers, exactly if all verdicts that it needs are."""
     chosen = random.Random(seed)  # noqa: S311 (no secret)
     rows = {claim.id: Row(chosen.choice(VERDICTS), chosen.random(), 0.1, 0.9) for claim in CLAIMS.claims}
+    measured = {name: page.measured(row) for name, row in rows.items()}
     for paper, sentences in CLAIMS.summaries.items():
         text = page.Judged(CLAIMS, rows).summary(paper)
         given = [row.verdict for name, row in rows.items() if name[0] == paper]
         numbers = ", ".join(f"{given.count(verdict)} {verdict}" for verdict in VERDICTS)
         assert text.startswith(f"Verdicts on {len(given)} claims: {numbers}.")
         for sentence in sentences:
-            shown = sentence.text.format(**{name: page.measured(row) for name, row in rows.items()})
+            shown = sentence.text.format(**measured)
             holds = all(rows[name].verdict == verdict for name, verdict in sentence.when.items())
             assert (shown in text) == holds
 

@@ -1,4 +1,4 @@
-"""Lossless coders: exact round trips, sizes that can be told beforehand, and the known yardstick of CIFAR-10."""
+"""Lossless coders: exact round trips, sizes that are known beforehand, and the known value of CIFAR-10."""
 
 import io
 import zlib

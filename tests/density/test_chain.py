@@ -19,7 +19,7 @@ TIMES = time_nodes(SCHEDULE, "trapezoid", STEPS).times
 
 
 def density_of_the_chain(model: Model, x: Tensor, times: Tensor = TIMES) -> Tensor:
-    """log p(x₁) where the noise prediction is linear in x_t: the recursion of a normal law."""
+    """log p(x₁) where the noise prediction is linear in x_t: the recursion of a Gaussian."""
     alpha, sigma = model.schedule.alpha(times), model.schedule.sigma(times)
     variance = sigma[-1].square()
     for t in range(len(times) - 1, 0, -1):
@@ -35,7 +35,7 @@ def density_of_the_chain(model: Model, x: Tensor, times: Tensor = TIMES) -> Tens
 
 @pytest.mark.parametrize("factor", [1.0, 0.8])
 def test_many_paths_reach_the_density_of_the_chain(factor: float) -> None:
-    """A normal law under a score, right or wrong by a factor: every step of the chain is linear."""
+    """A Gaussian under a score, right or wrong by a factor: every step of the chain is linear."""
     model = scaled(gaussian(0.0, 0.49), factor, SCHEDULE)
     x = doubles(-1.0, 0.2, 0.9)[:, None]
     found = chain(model, x, steps=STEPS, paths=8192, generator=seeded(1))
@@ -112,7 +112,7 @@ def test_what_is_returned() -> None:
     model = scaled(gaussian(0.0, 0.49), 1.0, SCHEDULE)
     x = doubles(0.1, 0.2)[:, None]
     found = chain(model, x, steps=STEPS, paths=4, generator=seeded(0))
-    assert (found.kind, found.of, found.network_evaluations) == ("lower", "sde", 4 * (STEPS - 1))
+    assert (found.kind, found.density, found.network_evaluations) == ("lower", "sde", 4 * (STEPS - 1))
     with pytest.raises(InputError, match="paths must be at least 2, got 1"):
         chain(model, x, paths=1, generator=seeded(0))
     bad = doubles(0.1, math.nan)[:, None]
@@ -139,7 +139,7 @@ def test_samples_of_the_chain_are_data() -> None:
 def test_what_the_reverse_chain_returns() -> None:
     model = scaled(gaussian(0.0, 0.49), 1.0, SCHEDULE)
     x, found = reverse_chain(model, 3, event=(1,), steps=STEPS, generator=seeded(0))
-    assert (found.kind, found.of, found.stderr) == ("upper", "sde", None)
+    assert (found.kind, found.density, found.stderr) == ("upper", "sde", None)
     assert found.network_evaluations == STEPS - 1
     assert (x.dtype, found.value.dtype) == (torch.float32, torch.float64)
     with pytest.raises(InputError, match="n must be at least 1, got 0"):

@@ -100,7 +100,7 @@ def test_one_class_is_sure() -> None:
 
 def test_refusals() -> None:
     for models, prior in (([], torch.zeros(0)), (MODELS, torch.zeros(2))):
-        with pytest.raises(InputError, match="one log prior a model"):
+        with pytest.raises(InputError, match="one log prior per model"):
             class_log_posterior(models, points(2), prior, estimator=partial(FORMULA, throws=4), seed=0)
 
 

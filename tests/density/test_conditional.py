@@ -13,7 +13,7 @@ from diffusion_density.density.ode.flow import flow
 from diffusion_density.density.path_integral.plain import path_integral
 from diffusion_density.density.result import LogDensity
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import per_row
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.schedules import LogLinear, VariancePreserving
 from truths import ExactConditional, random_mixture, seeded
@@ -47,7 +47,7 @@ def test_rounds_to_a_target_keep_contexts_with_their_points() -> None:
     z = exact.joint.sample(30, generator=seeded(1))
     x, c = z[:, :2], z[:, 2:]
     model = DiffusionModel(exact, LONG, "score").given(c)
-    found = path_integral(model, x, throws=64, method="reduced", target=0.05, generator=seeded(2))
+    found = path_integral(model, x, throws=64, method="reduced", target_stderr=0.05, generator=seeded(2))
     assert found.stderr is not None
     assert found.network_evaluations > 64  # some points went on without the others
     assert ((found.value - exact.log_prob(x, c)).abs() < 6 * found.stderr).all()
@@ -92,7 +92,8 @@ def test_images_in_parts_are_the_images_one_by_one(estimator: str) -> None:
     c = torch.randn(4, 2, generator=seeded(7), dtype=torch.float64)
 
     def score(contexts: Tensor, batch: Tensor, g: torch.Generator) -> Tensor:
-        options = {"throws": 4} if estimator == "bound" else {"draws": 4, "divergence": "exact"}
+        exact = {"draws": 4, "divergence": "exact", "rtol": 1e-8, "atol": 1e-8}
+        options = {"throws": 4} if estimator == "bound" else exact
         return bits_per_dim(
             model.given(contexts),
             batch,
@@ -100,8 +101,6 @@ def test_images_in_parts_are_the_images_one_by_one(estimator: str) -> None:
             estimator=estimator,
             generator=g,
             chunk=8,
-            rtol=1e-8,
-            atol=1e-8,
             dtype=torch.float64,
             **options,
         ).value

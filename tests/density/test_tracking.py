@@ -28,7 +28,7 @@ def six_dimensional() -> DiffusionModel:
 
 
 def tracked(size: float, n: int, steps: int, stochasticity: float = 1.0, seed: int = 1) -> tuple[Tensor, LogDensity]:
-    """Samples (n,) and their densities under the sheet's mixture with an error of some size in its score."""
+    """Samples (n,) and their densities under the mixture with an error of some size in its score."""
     x, found = track(
         Perturbed(EXACT, size),
         n,
@@ -147,7 +147,7 @@ def test_the_samples_are_those_of_the_sampler(stochasticity: float, dtype: torch
 
 
 def test_samples_come_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "ROWS", 16)
+    monkeypatch.setattr(tracking, "ROWS_PER_CALL", 16)
     generator = seeded(5)
     x, found = track(six_dimensional(), 40, event=(6,), steps=5, generator=seeded(5))
     parts = [track(six_dimensional(), n, event=(6,), steps=5, generator=generator) for n in (16, 16, 8)]
@@ -165,7 +165,7 @@ def test_hutchinson_is_unbiased_with_an_honest_error() -> None:
     z = (found.value - exact.value) / found.stderr
     assert abs(z.mean()) < 4 / n**0.5
     assert z.std() == pytest.approx(1, abs=0.12)
-    assert (exact.kind, found.kind, exact.of, found.of) == ("exact", "unbiased", "flow", "flow")
+    assert (exact.kind, found.kind, exact.density, found.density) == ("exact", "unbiased", "flow", "flow")
 
 
 def test_a_divergence_in_inference_mode_is_the_same() -> None:
@@ -198,7 +198,7 @@ def test_what_is_counted_and_promised(stochasticity: float, divergence: str, pro
     )
     assert (network.calls, network.rows) == (9, 36)
     assert network.calls + network.backward == found.network_evaluations == 9 * a_step
-    assert (found.kind, found.of) == (("upper", "sde") if stochasticity else ("exact", "flow"))
+    assert (found.kind, found.density) == (("upper", "sde") if stochasticity else ("exact", "flow"))
     assert (found.stderr is not None) == (divergence == "hutchinson" and probes > 1 and stochasticity != 1)
     assert found.failures() is None
 

@@ -11,9 +11,9 @@ from diffusion_density.machine.errors import InputError
 from diffusion_density.process.model import DiffusionModel, GaussianPrior
 from diffusion_density.process.predictions import PREDICTIONS, Prediction
 from diffusion_density.process.schedules import Schedule
-from truths import PAPER_A, SCHEDULES, network_of, random_mixture, seeded
+from truths import EVERY_SCHEDULE, PAPER_A, network_of, random_mixture, seeded
 
-each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+each_schedule = pytest.mark.parametrize("schedule", EVERY_SCHEDULE.values(), ids=EVERY_SCHEDULE.keys())
 each_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 
 
@@ -29,8 +29,8 @@ def test_the_gaussian_prior(variance: float) -> None:
     normal = Normal(0.0, torch.tensor(variance, dtype=torch.float64).sqrt())
     expected = normal.log_prob(x).flatten(1).sum(1)
     torch.testing.assert_close(GaussianPrior(variance).log_prob(x), expected, rtol=1e-13, atol=1e-13)
-    law = Normal(x, 0.7)  # E_q log p = −KL(q‖p) − H(q)
-    cross = (-kl_divergence(law, normal) - law.entropy()).flatten(1).sum(1)
+    distribution = Normal(x, 0.7)  # E_q log p = −KL(q‖p) − H(q)
+    cross = (-kl_divergence(distribution, normal) - distribution.entropy()).flatten(1).sum(1)
     torch.testing.assert_close(GaussianPrior(variance).expected_log_prob(x, 0.7), cross, rtol=1e-13, atol=1e-13)
 
 

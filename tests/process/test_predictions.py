@@ -13,14 +13,13 @@ from diffusion_density.process.predictions import (
     checked,
     equilibrium_score,
     from_score,
-    is_straight,
-    target,
     to_score,
+    training_target,
 )
 from diffusion_density.process.schedules import LogLinear, Schedule
-from truths import PAPER_A, SCHEDULES, doubles, random_mixture, seeded
+from truths import EVERY_SCHEDULE, PAPER_A, SCHEDULES, doubles, random_mixture, seeded
 
-each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+each_schedule = pytest.mark.parametrize("schedule", EVERY_SCHEDULE.values(), ids=EVERY_SCHEDULE.keys())
 each_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
 
 
@@ -46,7 +45,7 @@ def test_every_pair_of_conversions_round_trips(schedule: Schedule, first: Predic
 @each_prediction
 def test_targets_stand_for_the_score_of_the_kernel(schedule: Schedule, prediction: Prediction) -> None:
     x0, noise, s, x = draw(schedule, 1, 2, 2)
-    score = to_score(prediction, target(prediction, x0, noise, schedule, s), schedule, x, s)
+    score = to_score(prediction, training_target(prediction, x0, noise, schedule, s), schedule, x, s)
     expected = -noise / schedule.sigma(s).reshape(-1, 1, 1, 1)
     torch.testing.assert_close(score, expected, rtol=1e-9, atol=1e-10)
 
@@ -58,7 +57,7 @@ def test_the_velocity_target_is_the_direction_of_the_path(schedule: Schedule) ->
     rates = [torch.autograd.grad(f(time).sum(), time)[0] for f in (schedule.alpha, schedule.sigma)]
     speed = (rates[0].square() + rates[1].square()).sqrt()
     direction = (rates[0] / speed)[:, None] * x0 + (rates[1] / speed)[:, None] * noise
-    torch.testing.assert_close(target("velocity", x0, noise, schedule, s), direction, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(training_target("velocity", x0, noise, schedule, s), direction, rtol=1e-9, atol=1e-10)
 
 
 @each_schedule
@@ -73,7 +72,7 @@ def test_targets_average_to_the_exact_prediction(schedule: Schedule, prediction:
     x = schedule.alpha(s)[:, None] * x0 + schedule.sigma(s)[:, None] * noise
     exact = mixture.diffused(schedule)
     predicted = getattr(exact, prediction)(x, s)
-    gap = target(prediction, x0, noise, schedule, s) - predicted
+    gap = training_target(prediction, x0, noise, schedule, s) - predicted
     tests = torch.cat([torch.ones_like(x[:, :1]), x, x.tanh()], dim=1)
     products = gap[:, :, None] * tests[:, None, :]
     z = products.mean(0) / (products.std(0) / n**0.5)
@@ -94,8 +93,18 @@ def test_the_equilibrium_of_the_straight_path() -> None:
     torch.testing.assert_close(equilibrium_score(schedule, x, s), -x / schedule.sigma(s)[:, None], rtol=1e-12, atol=0)
 
 
-def test_only_the_straight_path_is_straight() -> None:
-    assert [name for name, schedule in SCHEDULES.items() if is_straight(schedule)] == ["log-linear-straight"]
+def test_the_velocity_has_the_published_forms() -> None:
+    for name, schedule in EVERY_SCHEDULE.items():
+        x0, noise, s, x = draw(schedule, 3)
+        alpha, sigma = schedule.alpha(s)[:, None], schedule.sigma(s)[:, None]
+        straight = name in ("log-linear-straight", "own")
+        expected = (noise - x0) / 2**0.5 if straight else alpha * noise - sigma * x0
+        torch.testing.assert_close(
+            training_target("velocity", x0, noise, schedule, s), expected, rtol=1e-12, atol=1e-13
+        )
+        expected = (noise - x) / (2**0.5 * alpha) if straight else (noise - sigma * x) / alpha
+        found = from_score("velocity", -noise / sigma, schedule, x, s)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
 
 
 @each_prediction

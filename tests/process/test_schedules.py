@@ -1,4 +1,4 @@
-"""Schedules against autograd, the algebra of Gaussian kernels, and the numbers of the papers' sheets."""
+"""Schedules against autograd, the algebra of Gaussian kernels, and published numbers."""
 
 import math
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from diffusion_density.machine.errors import InputError
 from diffusion_density.process.schedules import Discrete, LogLinear, Schedule, VariancePreserving
-from truths import PAPER_A, SCHEDULES, doubles
+from truths import EVERY_SCHEDULE, PAPER_A, SCHEDULES, Rectified, doubles
 
 PRESERVING = [name for name in SCHEDULES if name != "log-linear-straight"]
-each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+each_schedule = pytest.mark.parametrize("schedule", EVERY_SCHEDULE.values(), ids=EVERY_SCHEDULE.keys())
 
 
 def inner_times(schedule: Schedule, count: int = 97) -> Tensor:
@@ -38,6 +38,68 @@ def test_the_straight_path_is_straight() -> None:
     schedule = SCHEDULES["log-linear-straight"]
     s = inner_times(schedule)
     torch.testing.assert_close(schedule.alpha(s) + schedule.sigma(s), torch.ones_like(s), rtol=0, atol=1e-14)
+
+
+class Derived(Schedule):
+    """A schedule known by its α and σ alone."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.s_min, self.s_start, self.s_max = schedule.s_min, schedule.s_start, schedule.s_max
+        self.schedule = schedule
+
+    def alpha(self, s: Tensor) -> Tensor:
+        return self.schedule.alpha(s)
+
+    def sigma(self, s: Tensor) -> Tensor:
+        return self.schedule.sigma(s)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+@pytest.mark.parametrize("name", ["log_alpha", "log_snr", "drift", "diffusion", "velocity", "noise_share"])
+def test_what_follows_from_alpha_and_sigma_is_the_closed_form(schedule: Schedule, name: str) -> None:
+    s = inner_times(schedule)
+    torch.testing.assert_close(getattr(Derived(schedule), name)(s), getattr(schedule, name)(s), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+def test_the_log_snr_is_inverted_by_bisection(schedule: Schedule) -> None:
+    s = torch.tensor([schedule.s_start, 0.1, 0.5, schedule.s_max], dtype=torch.float64).reshape(2, 2)
+    log_snr = schedule.log_snr(s)
+    torch.testing.assert_close(Derived(schedule).inverse(log_snr), schedule.inverse(log_snr), rtol=1e-9, atol=1e-11)
+    outside = doubles(-1000.0, 1000.0, -math.inf, math.inf)
+    found = Derived(schedule).inverse(outside)
+    torch.testing.assert_close(found, doubles(schedule.s_max, schedule.s_min)[[0, 1, 0, 1]], rtol=0, atol=1e-15)
+
+
+@each_schedule
+def test_the_velocity_is_the_direction_of_the_path(schedule: Schedule) -> None:
+    s = inner_times(schedule).requires_grad_()
+    fall, rise = derivative(schedule.alpha(s), s), derivative(schedule.sigma(s), s)
+    b, c, norm = schedule.velocity(s)
+    torch.testing.assert_close(schedule.alpha(s) * b + schedule.sigma(s) * c, torch.ones_like(s), rtol=1e-12, atol=0)
+    speed = (fall.square() + rise.square()).sqrt()
+    torch.testing.assert_close(torch.stack([b, -c]) / norm, torch.stack([rise, fall]) / speed, rtol=1e-9, atol=1e-10)
+
+
+@each_schedule
+def test_the_share_of_the_noise_and_its_slope(schedule: Schedule) -> None:
+    s = inner_times(schedule).requires_grad_()
+    expected = (-schedule.log_snr(s)).sigmoid().sqrt()
+    share, slope = schedule.noise_share(s)
+    torch.testing.assert_close(share, expected, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(slope, derivative(expected, s), rtol=1e-8, atol=1e-10)
+
+
+@each_schedule
+def test_the_times_of_a_chain(schedule: Schedule) -> None:
+    s, log_snr = schedule.chain_times(9)
+    assert s.dtype == log_snr.dtype == torch.float64
+    torch.testing.assert_close(schedule.log_snr(s), log_snr, rtol=1e-9, atol=1e-9)
+    assert s[[0, -1]].tolist() == pytest.approx([schedule.s_start, schedule.s_max], rel=1e-9)
+    if isinstance(schedule, Discrete):
+        assert len(s) == len(schedule.betas)
+    else:
+        torch.testing.assert_close(log_snr.diff(), log_snr.diff().mean().expand(8), rtol=1e-9, atol=0)
 
 
 @each_schedule
@@ -136,7 +198,7 @@ def test_single_precision_keeps_its_digits_next_to_the_data(schedule: Schedule) 
         (LogLinear(path="straight"), 1.0, 0.07586, 0.92414),
     ],
 )
-def test_the_ends_are_those_of_the_sheets(schedule: Schedule, s: float, alpha: float, sigma: float) -> None:
+def test_the_ends_of_the_schedules(schedule: Schedule, s: float, alpha: float, sigma: float) -> None:
     found = schedule.at(s)
     assert found[0] == pytest.approx(alpha, rel=6e-4 if alpha < 0.5 else 5e-9)
     assert found[1] == pytest.approx(sigma, rel=6e-6)
@@ -167,6 +229,22 @@ def test_where_each_schedule_starts() -> None:
     assert (LogLinear().s_min, LogLinear().s_start, LogLinear().s_max) == (0.0, 0.0, 1.0)
     assert PAPER_A.sigma(doubles(0.0)).item() == 0
     assert PAPER_A.log_snr(doubles(0.0)).item() == math.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("s_start", 0.0, "Rectified: sigma is not positive at s_start = 0.0; start a little later"),
+        ("s_max", 1.0, "Rectified: alpha is not positive at s_max = 1.0; end a little earlier"),
+        ("s_start", 1.0, "Rectified: need s_min <= s_start < s_max, got 0.0, 1.0 and 0.999"),
+    ],
+)
+def test_a_schedule_without_noise_or_without_signal_is_refused(name: str, value: float, message: str) -> None:
+    schedule = Rectified()
+    assert schedule.noise_end() == schedule.at(schedule.s_max)
+    setattr(schedule, name, value)
+    with pytest.raises(InputError, match=message):
+        schedule.noise_end()
 
 
 @pytest.mark.parametrize(

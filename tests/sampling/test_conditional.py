@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import per_row
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.sampling import alignment, flow_sampler, guidance, mode_tracking
@@ -43,7 +43,7 @@ def test_parts_of_a_batch_keep_their_contexts(name: str, monkeypatch: pytest.Mon
     model = DiffusionModel(wavy, SCHEDULE, "entropy")
     whole = WAYS[name](model.given(contexts))
     for module in (alignment, mode_tracking, guidance):
-        monkeypatch.setattr(module, "ROWS", 2)
+        monkeypatch.setattr(module, "ROWS_PER_CALL", 2)
     torch.testing.assert_close(WAYS[name](model.given(contexts)), whole, rtol=1e-10, atol=1e-10)
     assert (WAYS[name](model.given(contexts.roll(1, 0))) - whole).abs().max() > 1e-2
 
@@ -56,7 +56,7 @@ def test_modes_are_tracked_with_their_contexts(monkeypatch: pytest.MonkeyPatch) 
         alpha, sigma = (per_row(f(s), y) for f in (SCHEDULE.alpha, SCHEDULE.sigma))
         return (alpha * context - y) / (0.25 * alpha.square() + sigma.square())
 
-    monkeypatch.setattr(mode_tracking, "ROWS", 4)  # of points in two dimensions: two at once
+    monkeypatch.setattr(mode_tracking, "ROWS_PER_CALL", 4)  # of points in two dimensions: two at once
     found = mode_tracking.track_mode(DiffusionModel(centred, SCHEDULE, "score").given(contexts), x, 0.5, steps=20)
     alpha, sigma = SCHEDULE.at(0.5)
     gain = 0.25 * alpha / (0.25 * alpha**2 + sigma**2)

@@ -299,7 +299,7 @@ def flow_end(exact: ExactModel, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULE, VariancePreserving()], ids=["log-linear", "vp"])
-def test_a_normal_law_is_aligned(schedule: Schedule) -> None:
+def test_a_gaussian_is_aligned(schedule: Schedule) -> None:
     exact = random_mixture(2, components=1, seed=3).diffused(schedule)
     x = torch.randn(6, 2, generator=seeded(0), dtype=torch.float64)
     found = score_alignment(exact, x, steps=30)
@@ -322,5 +322,5 @@ def test_latents_and_steps_out_of_range_are_refused() -> None:
     exact = spheres(2, 1.0)
     with pytest.raises(InputError, match="steps must be at least 1"):
         score_alignment(exact, torch.zeros(2, 2), steps=0)
-    with pytest.raises(InputError, match="point 1 holds numbers"):
+    with pytest.raises(InputError, match="point 1 has numbers"):
         score_alignment(exact, doubles(0.0, math.nan)[:, None])

@@ -77,7 +77,7 @@ def test_the_order_is_four() -> None:
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULE, VariancePreserving(), LogLinear(-10, 10, path="straight")])
-def test_for_a_normal_law_nothing_is_left_out(schedule: Schedule) -> None:
+def test_for_a_gaussian_nothing_is_left_out(schedule: Schedule) -> None:
     """H = 0, and the mode is the mean: E[x₀ | x_s] at s_start, but for the noise that is left there."""
     mixture = random_mixture(2, components=1, seed=1)
     model = mixture.diffused(schedule)
@@ -186,5 +186,5 @@ def test_thresholds_out_of_range_are_refused(threshold: float) -> None:
 def test_what_cannot_be_sampled_or_tracked_is_refused() -> None:
     with pytest.raises(InputError, match="prior is not Gaussian"):
         high_density(MIXTURE.diffused(SCHEDULE), 2, (1,), threshold=0.0, generator=seeded(0))
-    with pytest.raises(InputError, match="point 1 holds numbers"):
+    with pytest.raises(InputError, match="point 1 has numbers"):
         track_mode(MIXTURE.diffused(SCHEDULE), doubles(0.0, math.inf)[:, None], 0.5)

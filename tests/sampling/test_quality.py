@@ -50,8 +50,8 @@ def test_a_shift_moves_every_projection_by_its_own(dimension: int) -> None:
 
 @pytest.mark.parametrize("dimension", [1, 10])
 @pytest.mark.parametrize(("shift", "scale"), [(0.7, 1.0), (0.0, 2.0), (0.0, 0.25)])
-def test_two_normal_laws(dimension: int, shift: float, scale: float) -> None:
-    """Along u the laws N(0, 1) and N(a, t²) are |a| apart where t = 1, and |t − 1| √(2/π) where a = 0."""
+def test_two_gaussians(dimension: int, shift: float, scale: float) -> None:
+    """Along u the distributions N(0, 1) and N(a, t²) are |a| apart where t = 1, and |t − 1| √(2/π) where a = 0."""
     m = 5000
     x = torch.randn(m, dimension, generator=seeded(3), dtype=torch.float64)
     y = scale * torch.randn(m, dimension, generator=seeded(4), dtype=torch.float64)
@@ -64,7 +64,7 @@ def test_two_normal_laws(dimension: int, shift: float, scale: float) -> None:
 def test_directions_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = noise(2, 1, 40).reshape(2, 100, 16)
     whole = sliced_distance(x, y, directions=64, generator=seeded(0))
-    monkeypatch.setattr("diffusion_density.sampling.quality.BLOCK", 700)
+    monkeypatch.setattr("diffusion_density.sampling.quality.PROJECTIONS_AT_ONCE", 700)
     assert sliced_distance(x, y, directions=64, generator=seeded(0)) == pytest.approx(whole, rel=1e-12)
     assert sliced_distance(3 * x, 3 * y, directions=64, generator=seeded(0)) == pytest.approx(3 * whole, rel=1e-12)
 

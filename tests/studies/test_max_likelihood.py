@@ -281,7 +281,7 @@ def test_likelihoods_are_those_of_the_estimator_image_by_image(
     networks: Path, tmp_path: Path, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In shards of two images, each with random numbers of its own."""
-    monkeypatch.setattr(likelihood, "ROWS", 2)
+    monkeypatch.setattr(likelihood, "IMAGES_PER_CALL", 2)
     evaluation = Evaluation(likelihood=Likelihood(images=3, tolerance=1e-2, throws=4), dequantized=2, draws=2)
     out = tmp_path / "likelihood.csv"
     job = runs.LikelihoodJob(name="run", run=run_of(), evaluation=evaluation)

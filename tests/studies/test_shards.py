@@ -78,7 +78,7 @@ def test_a_stopped_measurement_goes_on_by_shard_to_the_same_bytes(
     digits = load("digits", tmp_path)
     networks = tmp_path / "networks.safetensors"
     run = save_untrained(digits, networks)
-    monkeypatch.setattr(likelihood, "ROWS", 2)
+    monkeypatch.setattr(likelihood, "IMAGES_PER_CALL", 2)
     measured: list[int] = []
     inner = likelihood._result
 

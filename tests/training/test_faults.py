@@ -1,4 +1,4 @@
-"""What goes wrong on clusters: memory, disks, broken files, other processes; each ends as it should."""
+"""Failures on clusters: memory, disks, broken files, other processes."""
 
 import copy
 import os
@@ -48,10 +48,13 @@ EXHAUSTED = [
 ]
 
 
+FEW = {"steps": 4}
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A run of one process, without dropout, which micro-batches and processes do not share."""
-    return train(tmp_path_factory.mktemp("undisturbed"), dropout=0.0)
+    """A run of few steps by one process, without dropout, which micro-batches and processes do not share."""
+    return train(tmp_path_factory.mktemp("undisturbed"), dropout=0.0, settings=FEW)
 
 
 @pytest.mark.parametrize("error", EXHAUSTED, ids=["cuda", "cpu", "onednn", "python"])
@@ -59,10 +62,9 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
     undisturbed: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     greedy = Greedy(2, error)
-    losses = train(tmp_path, dropout=0.0, objective=greedy).losses
-    assert greedy.sizes == [8, 4, *[2] * 4 * SETTINGS.steps]
-    told = [record.message for record in caplog.records]
-    assert told == [
+    losses = train(tmp_path, dropout=0.0, objective=greedy, settings=FEW).losses
+    assert greedy.sizes == [8, 4, *[2] * 4 * FEW["steps"]]
+    assert [record.message for record in caplog.records] == [
         "training: memory ran out at step 1; from now on 4 images at a time, not 8; the batch stays 8",
         "training: memory ran out at step 1; from now on 2 images at a time, not 4; the batch stays 8",
     ]
@@ -78,9 +80,9 @@ def test_a_step_that_ran_out_of_memory_leaves_no_gradient(tmp_path: Path) -> Non
             return super().__call__(network, x, u, noise, probe)
 
     late = Late(8, EXHAUSTED[1])
-    first = train(tmp_path / "late", dropout=0.0, objective=late, micro_batch=4)
+    first = train(tmp_path / "late", dropout=0.0, objective=late, micro_batch=4, settings=FEW)
     assert late.sizes[:4] == [4, 4, 2, 2]
-    second = train(tmp_path / "two", dropout=0.0, micro_batch=2)
+    second = train(tmp_path / "two", dropout=0.0, micro_batch=2, settings=FEW)
     assert all(torch.equal(a, second.network.state_dict()[name]) for name, a in first.network.state_dict().items())
 
 
@@ -153,23 +155,23 @@ def two(folder: Path, objectives: list[FlowMatching], **options: Any) -> list[An
 
 def test_a_process_without_memory_takes_the_other_along(undisturbed: Trained, tmp_path: Path) -> None:
     greedy, modest = Greedy(1, EXHAUSTED[0]), Greedy(8, EXHAUSTED[0])
-    losses = two(tmp_path, [modest, greedy])
-    assert greedy.sizes == [4, 2, *[1] * 4 * SETTINGS.steps]
-    assert modest.sizes == [4, 2, 2, *[1] * 4 * SETTINGS.steps]
+    losses = two(tmp_path, [modest, greedy], settings=FEW)
+    assert greedy.sizes == [4, 2, *[1] * 4 * FEW["steps"]]
+    assert modest.sizes == [4, 2, 2, *[1] * 4 * FEW["steps"]]
     for each in losses:
         torch.testing.assert_close(each, undisturbed.losses, rtol=1e-5, atol=0)
 
 
-def test_a_process_whose_node_sees_no_checkpoint_goes_on_with_the_others(undisturbed: Trained, tmp_path: Path) -> None:
+def test_a_process_whose_node_sees_no_checkpoint_goes_on_with_the_others(tmp_path: Path) -> None:
     """Only the first process reads; the other's folder is empty, as on a file system that lags."""
-    train(tmp_path / "seen", dropout=0.0)
+    whole = train(tmp_path / "seen", dropout=0.0).losses
     (tmp_path / "seen" / "step-000000012.safetensors").unlink()
     folders = [tmp_path / "seen", tmp_path / "lagging"]
     losses = together(lambda devices: train(folders[devices.global_rank], dropout=0.0, devices=devices).losses)
     assert not folders[1].exists()
     for each in losses:
         assert isinstance(each, Tensor)
-        torch.testing.assert_close(each, undisturbed.losses, rtol=1e-5, atol=0)
+        torch.testing.assert_close(each, whole, rtol=1e-5, atol=0)
 
 
 def test_an_error_in_the_first_process_ends_all() -> None:

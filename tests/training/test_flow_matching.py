@@ -1,4 +1,4 @@
-"""The likelihood objective against quadrature, closed forms and finite differences (paper D, sections 1.3, 1.4, 3)."""
+"""The likelihood objective against quadrature, closed forms and finite differences (Zheng et al. 2023)."""
 
 import math
 from itertools import product
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import per_row
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.predictions import PREDICTIONS, Prediction
@@ -23,19 +23,19 @@ Path = Literal["vp", "straight"]
 
 
 def spectrum(dims: int = DIMS) -> Tensor:
-    """Variances like those of images: λ_k ∝ k^-1.5, of mean ¼ (paper D, section 1.4)."""
+    """Variances like those of images: λ_k ∝ k^-1.5, of mean ¼."""
     values = torch.arange(1, dims + 1, dtype=torch.float64) ** -1.5
     return 0.25 * values / values.mean()
 
 
-def law(dims: int = DIMS) -> GaussianMixture:
+def distribution(dims: int = DIMS) -> GaussianMixture:
     return GaussianMixture(
         torch.ones(1, dtype=torch.float64), torch.zeros(1, dims, dtype=torch.float64), spectrum(dims).diag()[None]
     )
 
 
 def exact(path: Path) -> ExactModel:
-    return law().diffused(LogLinear(path=path))
+    return distribution().diffused(LogLinear(path=path))
 
 
 def oracle(model: ExactModel, prediction: Prediction) -> DiffusionModel:
@@ -43,7 +43,7 @@ def oracle(model: ExactModel, prediction: Prediction) -> DiffusionModel:
 
 
 def losses(model: ExactModel, objective: FlowMatching, n: int, seed: int = 0) -> Tensor:
-    """The losses of n independent throws at data from the law, under the exact model."""
+    """The losses of n independent throws at data from the distribution, under the exact model."""
     g = seeded(seed)
     x = torch.randn(n, DIMS, generator=g, dtype=torch.float64) * spectrum().sqrt()
     u = torch.rand(n, generator=g, dtype=torch.float64)
@@ -112,7 +112,7 @@ def test_the_trace_identity_holds_at_the_optimum(path: Path, gamma: float) -> No
     factor = 2 * alpha.square() if path == "straight" else alpha.square()
     error = (signal / (signal + sigma.square())).sum() / factor
     jacobian = torch.func.jacrev(lambda y: model.velocity(y[None], s)[0])(torch.zeros(DIMS, dtype=torch.float64))
-    expected = FlowMatching(schedule).expected_trace(alpha, error, DIMS)
+    expected = FlowMatching(schedule).expected_trace(s, error, DIMS)
     torch.testing.assert_close(sigma * jacobian.trace(), expected, rtol=1e-9, atol=1e-9)
 
 
@@ -155,7 +155,7 @@ def test_the_gradient_of_the_trace_term_is_that_of_finite_differences(path: Path
         with torch.no_grad():
             step = 1e-6
             change = (network(y + step * probe, s) - network(y - step * probe, s)) / (2 * step)
-            miss = sigma * (probe * change).sum(1) - plain.expected_trace(alpha, frozen, 4)
+            miss = sigma * (probe * change).sum(1) - plain.expected_trace(s, frozen, 4)
             return (weight / 4 * scale * miss.square()).sum().item()
 
     for parameter, without in zip(network.parameters(), first, strict=True):

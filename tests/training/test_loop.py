@@ -69,8 +69,8 @@ class Watched(FlowMatching):
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
-    losses = train(tmp_path, settings={"steps": 80, "batch_size": 16, "clip": None, "learning_rate": 1e-2}).losses
-    assert losses[-20:].mean() < 0.9 * losses[:10].mean()
+    losses = train(tmp_path, settings={"steps": 40, "batch_size": 16, "clip": None, "learning_rate": 1e-2}).losses
+    assert losses[-10:].mean() < 0.9 * losses[:10].mean()
 
 
 def test_a_run_repeats_itself_and_leaves_network_and_global_generator_alone(
@@ -169,7 +169,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
-    whole, four, two = (train(tmp_path / str(n), dropout=0.0, micro_batch=n) for n in (8, 4, 2))
+    settings = {"steps": 6}
+    whole, four, two = (train(tmp_path / str(n), dropout=0.0, micro_batch=n, settings=settings) for n in (8, 4, 2))
     for other in (four, two):
         torch.testing.assert_close(other.losses, whole.losses, rtol=1e-5, atol=0)
         for name, value in whole.network.state_dict().items():
@@ -196,8 +197,8 @@ def recorded(folder: Path, rank: int | None = None, **settings: object) -> list[
 
 
 def test_processes_share_the_draws_of_one(tmp_path: Path) -> None:
-    whole = recorded(tmp_path / "whole")
-    parts = [recorded(tmp_path / str(rank), rank) for rank in range(2)]
+    whole = recorded(tmp_path / "whole", steps=3)
+    parts = [recorded(tmp_path / str(rank), rank, steps=3) for rank in range(2)]
     for together, even, odd in zip(whole, *parts, strict=True):
         for all_rows, even_rows, odd_rows in zip(together, even, odd, strict=True):
             assert torch.equal(all_rows[0::2], even_rows)
@@ -216,7 +217,7 @@ def test_flips_mirror_half_of_the_images(tmp_path: Path) -> None:
 
 
 def test_independent_times_are_not_stratified(tmp_path: Path) -> None:
-    times = torch.stack([u for _, u, _ in recorded(tmp_path, low_discrepancy=False)])
+    times = torch.stack([u for _, u, _ in recorded(tmp_path, low_discrepancy=False, steps=3)])
     assert not torch.equal((times * 8).long(), torch.arange(8).expand(len(times), 8))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_density.process.predictions import PREDICTIONS, Prediction, target
+from diffusion_density.process.predictions import PREDICTIONS, Prediction, training_target
 from diffusion_density.process.proposals import HalfSigma, Uniform
 from diffusion_density.process.schedules import Schedule
 from diffusion_density.training.objectives import Weighting, proposal, residual, weight
@@ -26,7 +26,7 @@ def draw(schedule: Schedule, n: int = 64) -> tuple[Tensor, Tensor, Tensor, Tenso
 @each_prediction
 def test_the_target_leaves_no_residual(schedule: Schedule, prediction: Prediction) -> None:
     x0, noise, s, y = draw(schedule)
-    output = target(prediction, x0, noise, schedule, s)
+    output = training_target(prediction, x0, noise, schedule, s)
     assert residual(prediction, output, noise, schedule, y, s).abs().max() < 1e-9
 
 

@@ -128,27 +128,31 @@ def tables(ours: pd.DataFrame, theirs: pd.DataFrame, columns: Columns) -> Iterat
     both = numbered[0].merge(
         numbered[1], on=[*keys, "_nth"], how="outer", suffixes=("", REFERENCE), indicator=True, validate="1:1"
     )
-    for side, where in (("left_only", "not in the reference"), ("right_only", "in the reference only")):
+    for side, which in (("left_only", "not in the reference"), ("right_only", "in the reference only")):
         if number := int((both._merge == side).sum()):
-            yield f"{number} rows are {where}"
+            yield f"{number} rows are {which}"
     both = both[both._merge == "both"]
+    where = [", ".join(map("{} {}".format, settings, values)) for values in both[settings].to_numpy(object)]
+    places = pd.Series(where, index=both.index, dtype="category")
     for name in names:
         if columns[name].role == "measured":
             errors = [error for error in columns[name].errors if error in names]
-            yield from _moved(both, name, errors, settings)
+            yield from _moved(both, name, errors, places)
 
 
-def _moved(both: pd.DataFrame, name: str, errors: Sequence[str], settings: Sequence[str]) -> Iterator[str]:
+def _moved(both: pd.DataFrame, name: str, errors: Sequence[str], places: pd.Series) -> Iterator[str]:
     """Where one measured column moved beyond its error."""
     rows = pd.DataFrame({side: both[name + side].astype(float) for side in ("", REFERENCE)})
     rows["difference"] = rows[""] - rows[REFERENCE]
+    if not rows.difference.any():
+        return
     rows["size"] = rows[REFERENCE].abs()
     for side in ("", REFERENCE):
         ends = [both[error + side].astype(float) for error in errors]
         error = (ends[1] - ends[0]) / (2 * NORMAL) if len(ends) == 2 else ends[0] if ends else rows[side] * np.nan
         rows[f"square{side}"] = error.where(np.isfinite(error)).pow(2)
     rows = rows[np.isfinite(rows.difference)]
-    parts = rows.groupby([both[setting] for setting in settings] or np.zeros(len(rows)), dropna=False)
+    parts = rows.groupby(places[rows.index], observed=True)
     n, mean = parts.size(), parts.difference.mean()
     squares = parts.difference.var().fillna(0) / n
     for side in ("", REFERENCE):
@@ -156,10 +160,8 @@ def _moved(both: pd.DataFrame, name: str, errors: Sequence[str], settings: Seque
         squares += stated.fillna(parts[side].var() / n)
     found = pd.DataFrame({"mean": mean, "error": np.sqrt(squares), "n": n})
     found = found[mean.abs() > np.maximum(FLOOR[0] * parts["size"].mean(), FLOOR[1])]
-    for place, part in found[found["mean"].abs() > FACTOR * found.error].iterrows():
-        values = place if isinstance(place, tuple) else (place,)
-        where = ", ".join(f"{setting} {value}" for setting, value in zip(settings, values, strict=False))
-        over = f"in the mean of {part.n:.0f}" if part.n > 1 else "in one row"
-        yield f"MOVED: {name} by {part['mean']:.3g}, with an error of {part.error:.2g}, {over}: {where}"
+    for place, by, error, number in found[found["mean"].abs() > FACTOR * found.error].itertuples(name=None):
+        over = f"in the mean of {number}" if number > 1 else "in one row"
+        yield f"MOVED: {name} by {by:.3g}, with an error of {error:.2g}, {over}: {place}"
     if unjudged := int(found.error.isna().sum()):
         yield f"{name} changed in {unjudged} places where no error is known"

@@ -50,9 +50,8 @@ class Judged:
         """The paragraph on one paper: counts, and the sentences that these verdicts support."""
         counts = self.counts(paper)
         numbers = ", ".join(f"{number} {verdict}" for number, verdict in zip(counts, VERDICTS, strict=True))
-        shown = {name: measured(row) for name, row in self.rows.items()}
         sentences = [
-            sentence.text.format(**shown)
+            sentence.text.format(**{name: measured(self.rows[name]) for name in sentence.when})
             for sentence in self.claims.summaries.get(paper, ())
             if all(self.rows[name].verdict == verdict for name, verdict in sentence.when.items())
         ]

@@ -19,7 +19,6 @@ from diffusion_density.claims.verbs import collect, compare
 from diffusion_density.claims.verbs import verbs as claims
 from diffusion_density.commands import config, points
 from diffusion_density.commands.score.command import estimators, score
-from diffusion_density.data.archives import UnavailableError, obtain
 from diffusion_density.data.catalogue import ARCHIVES, check_name, slug
 from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError, NumericalError
@@ -127,6 +126,8 @@ def fetch(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte before giving up.")] = 10.0,
 ) -> None:
     """Download the archives of image sets that have a public address; say how to get the others."""
+    from diffusion_density.data.archives import UnavailableError, obtain
+
     values = config.read_config(read_yaml(file), file=file)
     for name in names or values.datasets:
         for archive in ARCHIVES.get(check_name(name), ()):

@@ -17,13 +17,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from diffusion_density.data.catalogue import Archive
 from diffusion_density.machine.artifacts import sha256_of
 from diffusion_density.machine.errors import InputError
 
@@ -36,27 +36,6 @@ READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSErr
 
 class UnavailableError(InputError):
     """A data set is missing and could not be downloaded. A run may continue with its other data sets."""
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A published file: its name, SHA-256 and size (bytes, None if not known), and where it comes from.
-
-    `url` is None if a program cannot download the file (a login, a dead link); `source` then says where a person can
-    get it.
-    """
-
-    file: str
-    sha256: str
-    size: int | None = None
-    url: str | None = None
-    source: str = ""
-
-    def how_to_get(self, folder: Path) -> str:
-        """One clause: which file to get, its size and checksum, from where, and into which folder to put it."""
-        size = f"{self.size:,} bytes, " if self.size else ""
-        origin = self.url or self.source
-        return f"get {self.file} ({size}sha256 {self.sha256}) from {origin}; put it into {folder}"
 
 
 def obtain(

@@ -1,4 +1,4 @@
-"""The image sets by name: the archives that each needs, and its name in files. This module does not import torch.
+"""The image sets by name: the archives that each needs, and its name in files. No import of torch or NumPy is needed.
 
 | name | slug: the name in file names | needs |
 |---|---|---|
@@ -8,10 +8,32 @@
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion_density.data.archives import Archive
 from diffusion_density.machine.errors import InputError
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published file: its name, SHA-256 and size (bytes, None if not known), and where it comes from.
+
+    `url` is None if a program cannot download the file (a login, a dead link); `source` then says where a person can
+    get it.
+    """
+
+    file: str
+    sha256: str
+    size: int | None = None
+    url: str | None = None
+    source: str = ""
+
+    def how_to_get(self, folder: Path) -> str:
+        """One clause: which file to get, its size and checksum, from where, and into which folder to put it."""
+        size = f"{self.size:,} bytes, " if self.size else ""
+        origin = self.url or self.source
+        return f"get {self.file} ({size}sha256 {self.sha256}) from {origin}; put it into {folder}"
+
 
 EMBEDDED = ("digits", "photos32")
 CIFAR10 = Archive(

@@ -26,7 +26,6 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from diffusion_density.data.archives import (
-    Archive,
     arrays_of,
     levels_of,
     npz_in_zip,
@@ -35,7 +34,7 @@ from diffusion_density.data.archives import (
     rgb_pixels,
     tar_members,
 )
-from diffusion_density.data.catalogue import CIFAR10, IMAGENET32, check_name, files
+from diffusion_density.data.catalogue import CIFAR10, IMAGENET32, Archive, check_name, files
 from diffusion_density.machine.artifacts import replacing, sha256_of
 from diffusion_density.machine.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Estimators of the log density of a diffusion model, each imported at first use."""
+"""Estimators of the log density of a diffusion model, each imported at its first use."""
 
 from typing import TYPE_CHECKING
 

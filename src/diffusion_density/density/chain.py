@@ -1,17 +1,18 @@
-r"""The chain of T ancestral steps that a DDPM samples with, and its log density by importance weights.
+r"""The chain of T ancestral steps of DDPM sampling, and its log density by importance weights.
 
-With the posterior of the forward process for x̂₀ = (x_t − σ_t ε̂)/α_t in the place of x₀, the model's steps are
-p(x_{t−1}|x_t) = N(μ_t(x_t, x̂₀), β̃_t I). A forward path from x₁ has the weight
+The model's steps are p(x_{t−1}|x_t) = N(μ_t(x_t, x̂₀), β̃_t I): the posterior of the forward process with x₀ replaced by
+x̂₀ = (x_t − σ_t ε̂)/α_t. A forward path from x₁ has the weight
 
 .. math:: \log w = \log p(x_T) + \sum_{t=2}^T \log p(x_{t-1} \mid x_t) - \log q(x_t \mid x_{t-1}),
 
-with E w = p(x₁), the chain's density where the first time is reached. Hence E log w is a lower bound, which the DDPM
-sum of paper B is (`density.formula`, ``sum``), and so is the mean of log (1/K) Σ w_k, which rises with K and tends to
-log p(x₁) (Burda et al. 2016). Over the chain's own paths, from x_T ~ p(x_T) down, E log w is an upper bound on the mean
-of log p(x₁) over its samples. Steps add no error: both bounds hold for every T (sheet C, section 2).
+with E w = p(x₁), the chain's density at the first time. Hence E log w is a lower bound: it is the DDPM sum
+(`density.formula`, ``sum``). The mean of log (1/K) Σ w_k is a lower bound too; it increases with K and tends to
+log p(x₁) (Burda et al. 2016). Over the chain's own paths, which start from x_T ~ p(x_T), E log w is an upper bound on
+the mean of log p(x₁) over its samples. Both bounds hold for every T: steps add no error
+(docs/derivations/reverse_process.md).
 
-A step of the forward process is x_t = a x_{t−1} + b z and the chain's is x_{t−1} = μ_t + β̃_t^½ n. By Bayes' rule for
-normal laws either noise is the other one turned by an angle φ and moved by the prediction:
+A step of the forward process is x_t = a x_{t−1} + b z, and a step of the chain is x_{t−1} = μ_t + β̃_t^½ n. By Bayes'
+rule for Gaussians, one noise is the other one rotated by an angle φ and shifted by the prediction:
 
 .. math:: z = \hat\varepsilon \sin\phi - n \cos\phi, \qquad
           \cos\phi = a\,\sigma_{t-1}/\sigma_t = e^{(\lambda_t - \lambda_{t-1})/2}, \qquad b = \sigma_t \sin\phi,
@@ -30,8 +31,7 @@ from torch import Tensor
 from diffusion_density.density.formula import time_nodes
 from diffusion_density.density.result import LogDensity, check_points, estimated
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.batches import ROWS
-from diffusion_density.process.broadcasting import flat
+from diffusion_density.process.batches import ROWS_PER_CALL, flat
 from diffusion_density.process.model import Model
 from diffusion_density.process.reverse_process import prior_sample
 from diffusion_density.process.schedules import Schedule
@@ -51,17 +51,17 @@ def chain(
     Args:
         model: the score, its schedule and its prior.
         x: (B, *) points.
-        steps: T. The times are those of `formula` with the rule ``sum``: equal distances in log-SNR, or a discrete
-            schedule's own.
+        steps: T. The times are those of `formula` with the rule ``sum``: equal distances in log-SNR, or the steps of a
+            discrete schedule.
         paths: K, at least 2.
-        generator: draws the paths, for one point after another in chunks.
-        clean: whether the points are clean, so that each gets one draw of the noise at the first time, s_start, where
-            the chain ends; or points of that time, as the samples of :func:`reverse_chain` are.
+        generator: draws the paths, point after point in chunks.
+        clean: True if the points are clean: each gets one draw of the noise at the first time, s_start, where the chain
+            ends. False if they are points of that time, like the samples of :func:`reverse_chain`.
 
     Returns:
-        LogDensity in nats, a ``lower`` bound in expectation of the ``sde`` density, that of the chain: rising with K.
-        The standard error is that of the mean of the weights, by the delta method. (T − 1) K network evaluations a
-        point.
+        LogDensity in nats, a ``lower`` bound in expectation of the ``sde`` density, that of the chain; it increases
+        with K. The standard error is that of the mean of the weights, by the delta method. (T − 1) K network
+        evaluations per point.
 
     Raises:
         InputError: for points that are not finite, or settings out of range.
@@ -73,7 +73,7 @@ def chain(
     with torch.inference_mode():
         parts = [
             _log_weights(part, points, times, paths, generator, clean)
-            for part, points in model.split(x, max(1, ROWS // paths))
+            for part, points in model.split(x, max(1, ROWS_PER_CALL // paths))
         ]
     log_weights = torch.cat(parts).clone()
     value = log_weights.logsumexp(1) - math.log(paths)
@@ -82,7 +82,7 @@ def chain(
         value,
         share.std(1) / paths**0.5,
         kind="lower",
-        of="sde",
+        density="sde",
         network_evaluations=(len(times) - 1) * paths,
         settings={"estimator": "chain", "steps": len(times), "paths": paths},
     )
@@ -109,11 +109,11 @@ def reverse_chain(
 
     Returns:
         (n, *event) samples at the first time, s_start, and a LogDensity in nats: an ``upper`` bound of the ``sde``
-        density, that of the chain, in the mean over samples and for every T. One path a sample, so no standard error;
-        T − 1 network evaluations. Samples that are not finite have the value NaN with their status.
+        density, that of the chain, in the mean over samples and for every T. There is one path per sample, so no
+        standard error; T − 1 network evaluations. Samples that are not finite have the value NaN with their status.
 
     Raises:
-        InputError: for n below one, fewer than two steps, or a prior that can't be drawn from.
+        InputError: for n below one, fewer than two steps, or a prior that can't be sampled.
     """
     if n < 1:
         raise InputError(f"reverse_chain: n must be at least 1, got {n}")
@@ -121,8 +121,8 @@ def reverse_chain(
     descent = _chain_steps(model.schedule, times)[::-1]
     samples, log_weights = [], []
     with torch.inference_mode():
-        for first in range(0, n, ROWS):
-            x = prior_sample(model, min(ROWS, n - first), event, generator=generator, dtype=dtype)
+        for first in range(0, n, ROWS_PER_CALL):
+            x = prior_sample(model, min(ROWS_PER_CALL, n - first), event, generator=generator, dtype=dtype)
             log_weight = model.prior.log_prob(x).double()
             for step in descent:
                 back = torch.randn(x.shape, generator=generator, dtype=dtype, device=x.device)
@@ -135,7 +135,7 @@ def reverse_chain(
         torch.cat(log_weights),
         None,
         kind="upper",
-        of="sde",
+        density="sde",
         network_evaluations=len(descent),
         settings={"estimator": "reverse_chain", "steps": len(times)},
     )
@@ -167,7 +167,7 @@ class _ChainStep:
         return self.sigma * self.sine
 
     def log_ratio(self, z: Tensor, back: Tensor) -> Float[Tensor, " b"]:
-        """log p(x_{t−1} | x_t) − log q(x_t | x_{t−1}) from the noise z of the forward step and n of the chain's."""
+        """log p(x_{t−1} | x_t) − log q(x_t | x_{t−1}) from the noise z of the forward step and n of the chain."""
         forward, backward = (flat(noise).square().sum(1, dtype=torch.float64) for noise in (z, back))
         return z[0].numel() * math.log(self.sigma / self.before) + 0.5 * (forward - backward)
 
@@ -182,7 +182,7 @@ def _chain_steps(schedule: Schedule, times: Float[Tensor, " t"]) -> list[_ChainS
 def _log_weights(
     model: Model, x: Tensor, times: Float[Tensor, " t"], paths: int, generator: torch.Generator, clean: bool = True
 ) -> Float[Tensor, "b k"]:
-    """log w of K paths from one draw of x₁ for each point, or from the point itself where it is not clean."""
+    """log w of K paths from one draw of x₁ for each clean point, or from the point itself."""
 
     def normal(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator, dtype=x.dtype, device=x.device)

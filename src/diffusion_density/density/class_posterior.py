@@ -1,10 +1,10 @@
-r"""The diffusion classifier: the posterior of a class from one model a class, by Bayes' rule (paper B, section 4.3).
+r"""The diffusion classifier: the posterior of a class from one model per class, by Bayes' rule.
 
 .. math:: p(c \mid x) = \mathrm{softmax}_c\big(\log p(c) + \widehat{\log p}(x \mid c)\big),
 
-each log density by one estimator, the density formula if no other is wanted. What has no part in the model is common to
-all classes. So is the noise, if wanted: with the same draws for each class, the error that they share cancels in the
-differences, which decide.
+where one estimator gives each log density, by default the density formula (Li and Yan 2024, section 4.3; Li et al.
+2023, "Your diffusion model is secretly a zero-shot classifier"). By default all classes use the same random draws: the
+error that they share cancels in the differences of log densities, which decide.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,22 +34,22 @@ def class_log_posterior(
     """(B, C) log p(c | x) in nats of C classes.
 
     Args:
-        models: one a class.
+        models: one per class.
         x: (B, *) points.
         log_prior: (C,) log p(c), up to a constant.
-        estimator: of log p(x | c), called as ``estimator(model, x, generator=generator)``; the density formula on 32
-            quadrature nodes with 16 throws each by default.
+        estimator: of log p(x | c), called as ``estimator(model, x, generator=generator)``; by default the density
+            formula on 32 quadrature nodes with 16 throws each.
         seed: of the noise.
-        common: whether all classes see the same noise, or each its own.
+        common: whether all classes use the same noise.
 
     Returns:
-        The log posterior in double precision; NaN for points where a class's score was not finite.
+        The log posterior in double precision; NaN for points where the score of a class was not finite.
 
     Raises:
-        InputError: unless there is a prior for each of at least one class; and what the estimator raises.
+        InputError: unless there is at least one class and a prior for each; and as the estimator does.
     """
     if not models or len(models) != len(log_prior):
-        raise InputError(f"class posterior: one log prior a model expected, got {len(log_prior)} for {len(models)}")
+        raise InputError(f"class posterior: one log prior per model expected, got {len(log_prior)} for {len(models)}")
     generator = torch.Generator(x.device).manual_seed(seed)
     log_probs = []
     for model in models:

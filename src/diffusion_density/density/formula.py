@@ -1,28 +1,32 @@
-r"""The score-based density formula: log p as an integral over the errors of the noise prediction (paper B).
+r"""The score-based density formula: log p as an integral over the errors of the noise prediction (Li and Yan 2024).
 
-With x_s = α x + σ ε from a clean point x, λ the log-SNR and the clock t = 1/(1 + e^λ) of the paper, the exact score has
+Let x_s = α x + σ ε be made from a clean point x, λ the log-SNR, and t = 1/(1 + e^λ), the time of the paper. The exact
+score has
 
 .. math:: \log p(x) = -\tfrac d2 (1 + \log 2\pi)
           - \tfrac12 \int_{-\infty}^{\infty} \big\{ E\|\epsilon - \hat\epsilon(x_s)\|^2 - (1 - t)\, d \big\}\, d\lambda
 
-(eq. 3.1, in log-SNR), the same for every schedule. On the times [s_start, s_max] with λ from λ₁ down to λ₂ it becomes
+(Li and Yan 2024, eq. 3.1, in log-SNR), the same for every schedule. On the times [s_start, s_max], where λ falls from
+λ₁ to λ₂, it becomes
 
 .. math:: E\big[\log \bar p_{s_{start}}(\bar x_{s_{start}})\big] = -\tfrac d2 (1 + \log 2\pi t_1)
           - KL\big(N(\alpha_2 x, \sigma_2^2 I)\,\|\,p_{s_{max}}\big)
           - \tfrac12 \int_{\lambda_2}^{\lambda_1} E\|\epsilon - \hat\epsilon(x_s)\|^2 d\lambda,
 
-where a bar is the scale x_s/√(α² + σ²), x_s itself where the variance is preserved. The left side differs from log p(x)
-by ½ t₁ (d + 2 Δ log p + ‖∇log p‖²) + O(t₁²). For a trained score and the model's own prior, the right side is a lower
-bound: below the same expectation of the log density of the model's reverse SDE by ½ ∫ g² E‖s_θ − ∇log p_SDE‖² ds, and
-equal to it for an exact score. The integral is a weighted sum Σ w_i e_i of e = E‖ε − ε̂‖² at a few times:
+where a bar is the scaling x_s/√(α² + σ²), which is x_s itself where the variance is preserved. The left side differs
+from log p(x) by ½ t₁ (d + 2 Δ log p + ‖∇log p‖²) + O(t₁²). For a trained score and the model's own prior, the right
+side is a lower bound: it is below the same expectation of the log density of the model's reverse SDE by
+½ ∫ g² E‖s_θ − ∇log p_SDE‖² ds, and equal to it for an exact score (docs/derivations/density_formula.md). The integral
+is replaced by a weighted sum Σ w_i e_i of e = E‖ε − ε̂‖² at a few times:
 
-- ``sum``, the paper's DDPM sum over steps t = 2 … T, w_t = (1 − α_t)/(2 (α_t − ᾱ_t)) = ½ (e^{λ_{t−1} − λ_t} − 1). It is
-  the bound of the chain of T ancestral steps: below the integral by O(1/T) in the mean. The paper neglects the KL.
-- ``trapezoid``, the trapezoid rule in λ on the same steps: no error of first order.
-- ``quadrature``, Gauss–Legendre nodes in the angle φ = arctan(σ/α), dλ = −4 dφ/sin 2φ, which crowd at both ends; the
-  baseline ½ ∫ (1 − t) d dλ is integrated in closed form, so N(0, I) has no error.
+- ``sum``: the DDPM sum over steps t = 2 … T, w_t = (1 − α_t)/(2 (α_t − ᾱ_t)) = ½ (e^{λ_{t−1} − λ_t} − 1). It is the
+  lower bound of the chain of T ancestral steps (Ho et al. 2020), below the integral by O(1/T) in the mean. Li and Yan
+  neglect the KL; it is included here.
+- ``trapezoid``: the trapezoid rule in λ on the same steps, without an error of first order.
+- ``quadrature``: Gauss–Legendre nodes in the angle φ = arctan(σ/α), dλ = −4 dφ/sin 2φ, which are dense at both ends.
+  The baseline ½ ∫ (1 − t) d dλ is integrated in closed form, so N(0, I) has no error.
 
-Each e_i is a mean over antithetic pairs ±ε of ‖ε − ε̂‖² − (1 − t)(‖ε‖² − d), whose second term has the mean 0 and, for
+Each e_i is a mean over antithetic pairs ±ε of ‖ε − ε̂‖² − (1 − t)(‖ε‖² − d). The second term has the mean 0 and, for
 data of unit variance, cancels most of the noise. All times get the same number of throws, so the only variance is that
 of the pairs at each time.
 """
@@ -40,10 +44,9 @@ from torch.nn.functional import softplus
 
 from diffusion_density.density.result import LogDensity, check_points, estimated
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.batches import BLOCK, ROWS, normals
-from diffusion_density.process.broadcasting import flat, per_row
+from diffusion_density.process.batches import NORMALS_PER_BLOCK, ROWS_PER_CALL, flat, normals, per_row
 from diffusion_density.process.model import GaussianPrior, Model
-from diffusion_density.process.schedules import Discrete, Schedule
+from diffusion_density.process.schedules import Schedule
 
 Rule = Literal["sum", "trapezoid", "quadrature"]
 
@@ -56,20 +59,20 @@ def formula(
     rule: Rule = "trapezoid",
     throws: int = 16,
     generator: torch.Generator,
-    chunk: int = ROWS,
+    chunk: int = ROWS_PER_CALL,
 ) -> LogDensity:
-    """The density formula of paper B (eqs. 3.1 and 3.3) by Monte Carlo over the noise, for any model and any schedule.
+    """The density formula by Monte Carlo over the noise, for any model and any schedule.
 
-    The draws of a point are consecutive in the generator's stream: a batch gives what its points give one after the
-    other from the same generator, for every ``chunk``.
+    The draws of a point are consecutive in the generator's stream: a batch gives the same values as its points one
+    after the other from the same generator, for every ``chunk``.
 
     Args:
         model: the score and its schedule.
-        x: (B, *) clean points; noise is added from the first time on.
-        steps: T, the number of times. For ``sum`` and ``trapezoid`` on a :class:`Discrete` schedule the times are that
-            schedule's own steps, and this number is not used. On another schedule they are T times from s_start to
-            s_max at equal distances in log-SNR. For ``quadrature`` they are T nodes: 32 resolve a density of unit
-            scale, 64 one whose smallest scale is 0.03, 256 one of 0.003.
+        x: (B, *) clean points.
+        steps: T, the number of times. For ``sum`` and ``trapezoid`` they are ``schedule.chain_times(T)``: times at
+            equal distances in log-SNR, or the steps of a discrete schedule, for which this number is not used. For
+            ``quadrature`` they are T nodes: 32 resolve a density of unit scale, 64 one whose smallest scale is 0.03,
+            256 one of 0.003.
         rule: ``sum``, ``trapezoid`` or ``quadrature``.
         throws: n, draws of the noise at each time for each point, in antithetic pairs: even, at least 4.
         generator: draws the noise.
@@ -77,7 +80,7 @@ def formula(
 
     Returns:
         LogDensity in nats with the standard error of its noise: a ``lower`` bound in expectation, up to the error of
-        the rule, of the ``sde`` density at s_start, averaged over the noise there. n network evaluations a time.
+        the rule, of the ``sde`` density at s_start, averaged over the noise there. n network evaluations per time.
         Points where the score was not finite are NaN with their status.
 
     Raises:
@@ -86,8 +89,8 @@ def formula(
     check_points(x)
     if throws < 4 or throws % 2:
         raise InputError(f"formula: throws come in pairs, an even number of at least 4, got {throws}")
-    if chunk < 2 * BLOCK:
-        raise InputError(f"formula: chunk must be at least {2 * BLOCK}, got {chunk}")
+    if chunk < 2 * NORMALS_PER_BLOCK:
+        raise InputError(f"formula: chunk must be at least {2 * NORMALS_PER_BLOCK}, got {chunk}")
     nodes = time_nodes(model.schedule, rule, steps)
     times = len(nodes.times)
     values, variances = [], []
@@ -104,7 +107,7 @@ def formula(
         torch.cat(values).clone(),
         torch.cat(variances).sqrt(),
         kind="lower",
-        of="sde",
+        density="sde",
         network_evaluations=times * throws,
         settings={"estimator": "formula", "rule": rule, "steps": nodes.steps, "throws": throws},
     )
@@ -117,8 +120,8 @@ class TimeNodes:
     Attributes:
         times: (n,) times s, from data to noise, double precision.
         weights: (n,) of E‖ε − ε̂‖² at these times.
-        offset: nats per dimension that do not depend on the model: −½(1 + log 2πt₁), and the error of the rule on the
-            baseline where its integral is known.
+        offset: nats per dimension that do not depend on the model: −½(1 + log 2πt₁), and for ``quadrature`` the error
+            of the rule on the baseline.
         steps: T of the chain, or the number of quadrature nodes.
     """
 
@@ -147,22 +150,14 @@ def time_nodes(schedule: Schedule, rule: Rule, steps: int) -> TimeNodes:
         log_snr = -2 * angle.tan().log()
         weights = 0.5 * (last - first) * weight * 2 / (2 * angle).sin()
         baseline = 0.5 * (softplus(ends[0]) - softplus(ends[1])) - (weights * log_snr.sigmoid()).sum()
-        return TimeNodes(_times(schedule, log_snr), weights, start - baseline.item(), steps)
-    if isinstance(schedule, Discrete):
-        times, log_snr = schedule.steps, schedule.log_snr_steps
-    else:
-        log_snr = torch.linspace(ends[0].item(), ends[1].item(), steps, dtype=torch.float64)
-        times = _times(schedule, log_snr)
+        times = schedule.inverse(log_snr).clamp(schedule.s_start, schedule.s_max)
+        return TimeNodes(times, weights, start - baseline.item(), steps)
+    times, log_snr = schedule.chain_times(steps)
     falls = -log_snr.diff()
     if rule == "sum":
         return TimeNodes(times[1:], 0.5 * torch.expm1(falls), start, len(times))
     zero = falls.new_zeros(1)
     return TimeNodes(times, 0.25 * (torch.cat([zero, falls]) + torch.cat([falls, zero])), start, len(times))
-
-
-def _times(schedule: Schedule, log_snr: Tensor) -> Tensor:
-    """The times of these log-SNRs, within the schedule's own in spite of rounding."""
-    return schedule.inverse(log_snr).clamp(schedule.s_start, schedule.s_max)
 
 
 def squared_errors(
@@ -182,7 +177,7 @@ def squared_errors(
 def assembled(
     model: Model, x: Float[Tensor, "b *event"], nodes: TimeNodes, errors: Float[Tensor, "b n"]
 ) -> Float[Tensor, " b"]:
-    """The formula in nats from E‖ε − ε̂‖² at the nodes, with the KL to a normal law in the place of a free prior."""
+    """The formula in nats from E‖ε − ε̂‖² at the nodes, with the KL to a Gaussian for any prior."""
     alpha, sigma = model.schedule.at(model.schedule.s_max)
     points = x.double()
     entropy = 0.5 * (1 + math.log(2 * math.pi * sigma**2))
@@ -193,7 +188,7 @@ def assembled(
 def expectation(
     model: Model, x: Float[Tensor, "b 1"], *, steps: int = 1000, rule: Rule = "trapezoid", points: int = 80
 ) -> Float[Tensor, " b"]:
-    """What :func:`formula` estimates, in nats, without Monte Carlo: by Gauss–Hermite over the noise, in one dimension.
+    """The expectation of :func:`formula` in nats without Monte Carlo, by Gauss–Hermite quadrature, in one dimension.
 
     Args:
         model: the score and its schedule.
@@ -217,7 +212,7 @@ def expectation(
                 model, x, s.repeat_interleave(points), place.repeat(len(s))[None, :, None].expand(len(x), -1, 1)
             ).unflatten(1, (len(s), points))
             @ weight
-            for s in nodes.times.to(x.device).split(max(1, ROWS // (len(x) * points)))
+            for s in nodes.times.to(x.device).split(max(1, ROWS_PER_CALL // (len(x) * points)))
         ]
         value = assembled(model, x, nodes, torch.cat(errors, dim=1))
         noise = place[None, :, None].expand(len(x), -1, 1)
@@ -227,7 +222,7 @@ def expectation(
 
 
 def _gain(model: Model, x: Tensor, noise: Tensor) -> Float[Tensor, "b m"]:
-    """What a free prior gives beyond its normal reference at α x + σ ε, the noise of shape (B, m, *)."""
+    """log of a non-Gaussian prior minus log of its Gaussian reference at α x + σ ε, the noise of shape (B, m, *)."""
     alpha, sigma = model.schedule.at(model.schedule.s_max)
     end = (alpha * x[:, None] + sigma * noise).flatten(0, 1)
     return (model.prior.log_prob(end) - model.normal_prior.log_prob(end)).double().reshape(noise.shape[:2])
@@ -236,14 +231,14 @@ def _gain(model: Model, x: Tensor, noise: Tensor) -> Float[Tensor, "b m"]:
 def _pairs(
     model: Model, x: Tensor, nodes: TimeNodes, pairs: int, generator: torch.Generator, chunk: int
 ) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b m"] | None]:
-    """Squared errors with their control variate, means of antithetic pairs at every node; gains of a free prior."""
+    """Means over antithetic pairs at every node of squared errors with their control variate, and of `_gain`."""
     batch, event = x.shape[0], x.shape[1:]
     size, free = event.numel(), not isinstance(model.prior, GaussianPrior)
     times = nodes.times.to(x.device).repeat_interleave(pairs)
     share = model.schedule.log_snr(times).sigmoid()  # 1 − t
     errors, gains = [], []
-    # points together are one chunk, a point alone takes whole blocks of normals: its draws are the same ones
-    most = len(times) if batch > 1 else max(BLOCK, chunk // 2 // BLOCK * BLOCK)
+    # several points are one chunk; a point alone takes whole blocks of normals, so that its draws are the same
+    most = len(times) if batch > 1 else max(NORMALS_PER_BLOCK, chunk // 2 // NORMALS_PER_BLOCK * NORMALS_PER_BLOCK)
     for s, coefficient in zip(times.split(most), share.split(most), strict=True):
         draws = normals(x, len(s), size * (2 if free else 1), generator)
         z = draws[..., :size].reshape(batch, len(s), *event)

@@ -1,5 +1,6 @@
-"""What every estimator returns: the number, its error, what it promises, and of which density it speaks."""
+"""What every estimator returns: the number, its error, what it promises, and which density it estimates."""
 
+import warnings
 from dataclasses import dataclass, field
 from math import nan
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from torch import Tensor
 from diffusion_density.machine.errors import InputError
 
 Kind = Literal["exact", "unbiased", "lower", "upper"]
-Of = Literal["flow", "sde"]
+Density = Literal["flow", "sde"]
 
 STATUS = {0: "ok", 1: "the field was not finite", 2: "the solver stopped before the end"}
 
@@ -21,24 +22,31 @@ class LogDensity:
 
     Attributes:
         value: (B,) nats (bits/dim where the function says so); NaN where ``status`` is not 0.
-        stderr: (B,) standard error of the Monte Carlo part of each value, or None where nothing is random.
-        kind: what it promises in expectation: ``exact`` (up to solver error), ``unbiased``, ``lower``, ``upper``.
-        of: the density it speaks of: that of the probability-flow ODE or that of the reverse SDE.
-        network_evaluations: forward-equivalent passes a point; a vector-Jacobian product counts as one more.
-        settings: what the estimator was run with.
-        status: (B,) 0 where all went well, else a key of :data:`STATUS`.
+        stderr: (B,) standard error of the random part of each value, or None if nothing is random.
+        kind: what the value is in expectation: ``exact`` (up to solver error), ``unbiased``, a ``lower`` or an
+            ``upper`` bound.
+        density: which density of the model it estimates: that of the probability-flow ODE, or of the reverse SDE.
+        network_evaluations: forward-equivalent passes per point; a vector-Jacobian product counts as one more.
+        settings: the settings of the estimator.
+        status: (B,) 0 for a value, else the reason why there is none, a key of :data:`STATUS`.
     """
 
     value: Float[Tensor, " b"]
     stderr: Float[Tensor, " b"] | None
     kind: Kind
-    of: Of
+    density: Density
     network_evaluations: int
     settings: dict[str, Any] = field(default_factory=dict)
     status: Int[Tensor, " b"] | None = None
 
+    @property
+    def of(self) -> Density:
+        """The old name of ``density``."""
+        warnings.warn("LogDensity.of is called LogDensity.density now", DeprecationWarning, stacklevel=2)
+        return self.density
+
     def failures(self) -> str | None:
-        """One line that counts the points without a value and says why, or None if every point has one."""
+        """One line with the number of points without a value and the reasons, or None if every point has a value."""
         if self.status is None or not bool(self.status.any()):
             return None
         counts = {text: int((self.status == code).sum()) for code, text in STATUS.items() if code}
@@ -50,17 +58,17 @@ def estimated(
     stderr: Float[Tensor, " b"] | None,
     *,
     kind: Kind,
-    of: Of,
+    density: Density,
     network_evaluations: int,
     settings: dict[str, Any],
 ) -> LogDensity:
-    """A Monte Carlo estimate with its status: points whose value is not finite become NaN, and so do their errors."""
+    """A Monte Carlo estimate with its status: values that are not finite become NaN, and so do their errors."""
     failed = ~value.isfinite()
     return LogDensity(
         value=value.masked_fill(failed, nan),
         stderr=None if stderr is None else stderr.masked_fill(failed, nan),
         kind=kind,
-        of=of,
+        density=density,
         network_evaluations=network_evaluations,
         settings=settings,
         status=failed.long(),
@@ -68,14 +76,14 @@ def estimated(
 
 
 def check_points(x: Tensor) -> None:
-    """Refuse a batch that no estimator can use.
+    """Check that estimators can use a batch.
 
     Raises:
-        InputError: if x is not a floating-point batch (B, *), is empty, or holds numbers that are not finite; the
-            first such point is named.
+        InputError: if x is not a floating-point batch (B, *), is empty, or has numbers that are not finite. The
+            message names the first such point.
     """
     if x.ndim < 2 or not x.is_floating_point() or not x.numel():
         raise InputError(f"points: a floating-point batch (B, *) expected, got {x.dtype} of shape {tuple(x.shape)}")
     finite = x.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
-        raise InputError(f"points: point {int((~finite).nonzero()[0])} holds numbers that are not finite")
+        raise InputError(f"points: point {int((~finite).nonzero()[0])} has numbers that are not finite")

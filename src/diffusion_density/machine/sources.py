@@ -9,6 +9,7 @@ package itself leads to everything that it exports.
 import ast
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def source_files(module: str, root: Path = SOURCE_ROOT) -> list[Path]:
 
     Raises `ModuleNotFoundError` if there is no such module.
     """
-    tree = _package() if root == SOURCE_ROOT else _Tree(root)
+    tree = _Tree(root)
     todo = list(tree.whole(module))
     if not todo:
         raise ModuleNotFoundError(f"{root} holds no module {module}")
@@ -51,23 +52,19 @@ def source_files(module: str, root: Path = SOURCE_ROOT) -> list[Path]:
     return sorted(file for file in files if file is not None)
 
 
-@cache
-def _package() -> "_Tree":
-    """This package, whose files are parsed once in a process: the rules ask for many of its modules."""
-    return _Tree(SOURCE_ROOT)
-
-
 class _Tree:
     """The modules below one folder, by name."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._parsed: dict[str, list[ast.stmt]] = {}
-        self._imports: dict[str, set[str]] = {}
+        self._files: dict[str, Path | None] = {}
 
     def file(self, module: str) -> Path | None:
-        base = self.root.joinpath(*module.split("."))
-        return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
+        if module not in self._files:
+            base = self.root.joinpath(*module.split("."))
+            candidates = (base / "__init__.py", base.with_suffix(".py"))
+            self._files[module] = next((path for path in candidates if path.is_file()), None)
+        return self._files[module]
 
     def is_package(self, module: str) -> bool:
         file = self.file(module)
@@ -75,32 +72,28 @@ class _Tree:
 
     def is_passive(self, module: str) -> bool:
         """Whether this is a package that has only a docstring and a declaration of what it exports."""
-        return self.is_package(module) and all(map(_is_declaration, self._body(module)))
+        return self.is_package(module) and self._content(module).is_declaration
 
     def imports(self, module: str) -> set[str]:
         """The modules of the same root that ``module`` imports when it runs."""
-        if module not in self._imports:
-            nodes = [] if self.is_passive(module) else _running(self._body(module))
-            self._imports[module] = {found for node in nodes for found in self._named(node, module)}
-        return self._imports[module]
+        if self.is_passive(module):
+            return set()
+        return {found for node in self._content(module).running for found in self._named(node, module)}
 
     def _exports(self, package: str) -> dict[str, set[str]]:
         """The modules behind each name of a package, by all its imports, also those under ``TYPE_CHECKING``."""
         found: dict[str, set[str]] = {}
-        for statement in self._body(package):
-            for node in ast.walk(statement):
-                if isinstance(node, ast.ImportFrom) and (origin := self._origin(node, package)) != LAZY:
-                    for alias in node.names:
-                        found[alias.asname or alias.name] = self._members(origin, alias.name)
+        for node in self._content(package).every:
+            if isinstance(node, ast.ImportFrom) and (origin := self._origin(node, package)) != LAZY:
+                for alias in node.names:
+                    found[alias.asname or alias.name] = self._members(origin, alias.name)
         return found
 
-    def _named(self, node: ast.AST, module: str) -> set[str]:
+    def _named(self, node: ast.Import | ast.ImportFrom, module: str) -> set[str]:
         if isinstance(node, ast.Import):
             return {found for alias in node.names for found in self.whole(alias.name)}
-        if isinstance(node, ast.ImportFrom):
-            origin = self._origin(node, module)
-            return {found for alias in node.names for found in self._members(origin, alias.name)}
-        return set()
+        origin = self._origin(node, module)
+        return {found for alias in node.names for found in self._members(origin, alias.name)}
 
     def _origin(self, node: ast.ImportFrom, module: str) -> str:
         if not node.level:
@@ -124,11 +117,31 @@ class _Tree:
             return {module}
         return {module}.union(*self._exports(module).values())
 
-    def _body(self, module: str) -> list[ast.stmt]:
-        if module not in self._parsed:
-            file = self.file(module)
-            self._parsed[module] = ast.parse(file.read_bytes(), file).body if file else []
-        return self._parsed[module]
+    def _content(self, module: str) -> "_Content":
+        file = self.file(module)
+        if file is None:
+            return _Content([], [], False)
+        status = file.stat()
+        return _content(file, status.st_mtime_ns, status.st_size)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The imports of a file that run, all its imports, and whether it only declares what a package exports."""
+
+    running: list[ast.Import | ast.ImportFrom]
+    every: list[ast.Import | ast.ImportFrom]
+    is_declaration: bool
+
+
+@cache
+def _content(file: Path, modified: int, size: int) -> _Content:  # noqa: ARG001 (they make the cache see changes)
+    tree = ast.parse(file.read_bytes(), file)
+    running, every = (
+        [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+        for nodes in (_running(tree.body), ast.walk(tree))
+    )
+    return _Content(running, every, all(map(_is_declaration, tree.body)))
 
 
 def _parents(module: str) -> list[str]:

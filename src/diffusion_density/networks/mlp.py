@@ -23,7 +23,7 @@ from torch.nn.functional import silu
 
 from diffusion_density.machine.errors import InputError
 from diffusion_density.networks.embeddings import FourierFeatures
-from diffusion_density.process.broadcasting import distinct_time
+from diffusion_density.process.batches import distinct_time
 
 
 class MLP(nn.Module):

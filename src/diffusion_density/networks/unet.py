@@ -30,7 +30,7 @@ from diffusion_density.networks.blocks import (
     noise_of_levels,
     zeroed,
 )
-from diffusion_density.process.broadcasting import distinct_time
+from diffusion_density.process.batches import distinct_time
 
 NORM_GROUPS = 32
 

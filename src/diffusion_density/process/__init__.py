@@ -1,1 +1,1 @@
-"""The mathematics: schedules, predictions, models, mixtures and the reverse process."""
+"""The mathematics of diffusion models: schedules, predictions, models, mixtures and the reverse process."""

@@ -1,29 +1,31 @@
-r"""The density of a model's reverse SDE in one dimension, by solving its Fokker–Planck equation (paper C, section 4).
+r"""The density of a model's reverse SDE in one dimension, as the solution of its Fokker–Planck equation.
 
-From the prior at s_max the reverse SDE runs down in s: dx = (f x − g² s_θ) ds + g dW̄ with ds < 0. In the rising time
-τ = s_max − s that is the ordinary SDE dx = (g² s_θ − f x) dτ + g dW, with the density
-∂p/∂τ = −∂ₓ[(g² s_θ − f x) p] + ½ g² ∂ₓ²p, and with dτ = −ds
+The reverse SDE starts from the prior at s_max, and s decreases: dx = (f x − g² s_θ) ds + g dW̄ with ds < 0. In the
+increasing time τ = s_max − s it is the ordinary SDE dx = (g² s_θ − f x) dτ + g dW. Its density obeys
+∂p/∂τ = −∂ₓ[(g² s_θ − f x) p] + ½ g² ∂ₓ²p, so with dτ = −ds
 
 .. math:: \partial_s p = \partial_x[(g^2 s_\theta - f x)\, p] - \tfrac12 g^2\, \partial_x^2 p.
 
-With s_θ = ∂ₓ log p the first term holds g² ∂ₓ²p, which leaves ∂_s p = −∂ₓ[f x p] + ½ g² ∂ₓ²p: the marginals of the
-forward process solve it. Along the log-SNR λ, dλ = −(g²/σ²) ds, coefficients are moderate at both ends and never jump:
+If s_θ = ∂ₓ log p, the first term contains g² ∂ₓ²p, and the equation becomes ∂_s p = −∂ₓ[f x p] + ½ g² ∂ₓ²p: the
+marginals of the forward process solve it. As functions of the log-SNR λ, dλ = −(g²/σ²) ds, the coefficients are of
+moderate size at both ends and have no jumps:
 
 .. math:: \partial_\lambda p = -\partial_x J, \qquad J = \tfrac12 \sigma^2 (u\, p - \partial_x p), \qquad
           u = 2\,(s_\theta - (f / g^2)\, x).
 
-Finite volumes of width h hold means p_i of cells. What flows between two of them is
+The method is finite volumes: cells of width h with mean densities p_i. The flux between two cells is
 
 .. math:: J_{i+1/2} = \frac{\sigma^2}{2h}\,\big(B(-q)\, B(-w)\, p_i - B(q)\, B(w)\, p_{i+1}\big), \qquad
           B(z) = \frac{z}{e^z - 1}, \qquad q = h s_\theta, \qquad w = h\,(u - s_\theta),
 
-the flux of Scharfetter and Gummel (1969) of p e^{−s_θ x}: exact for means of e^{s_θ x}, which p is like, and nil for
-e^{u x}. Nothing crosses the ends of the grid: what leaves a cell enters the next, so mass is conserved. Steps are those
-of Crank and Nicolson, at equal distances in arctan e^{−λ/4}: finest in λ around 0, where the density changes most. The
-error is of second order in the width and in the step, also that of a prior with jumps. Far tails, where a density falls
-by many orders within the distance of diffusion in one step, are not resolved.
+the flux of Scharfetter and Gummel (1969) for p e^{−s_θ x}. It is exact for cell means of e^{s_θ x}, to which p is
+close, and zero for e^{u x}. The flux through the ends of the grid is zero, and what leaves a cell enters the next one,
+so mass is conserved. Time steps are those of Crank and Nicolson, at equal distances in arctan e^{−λ/4}: finest in λ
+around 0, where the density changes most. The error is of second order in the width and in the step, also for a prior
+with jumps. Far tails, where a density falls by many orders of magnitude within the distance of diffusion in one step,
+are not resolved.
 
-The probability-flow ODE is not solved here, since any such scheme would diffuse its density: `density.flow` is exact.
+The probability-flow ODE is not solved here, since any such scheme would smooth its density: `density.flow` is exact.
 """
 
 import math
@@ -43,8 +45,8 @@ from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.process.model import Model
 from diffusion_density.process.schedules import Schedule
 
-FLOOR = 1e-14  # the steps do not resolve densities below
-OUTSIDE = 1e-8  # of the prior's mass: where the grid cuts more, it rings
+LEAST_DENSITY = 1e-14  # the steps do not resolve smaller densities
+MOST_MASS_OUTSIDE = 1e-8  # of the prior: if the grid cuts off more, the solution oscillates
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Marginals:
         schedule: of the model.
         times: (n,) times s from data to noise.
         x: (cells,) centres of the cells.
-        log_prob: (n, cells) log density in nats, double precision; at least −32, below which nothing is resolved.
+        log_prob: (n, cells) log density in nats, double precision; at least −32, since less is not resolved.
     """
 
     schedule: Schedule
@@ -93,13 +95,13 @@ def marginals(
 ) -> Marginals:
     """The marginals of a one-dimensional model's reverse SDE, from its prior at s_max to s_start.
 
-    The score is called in double precision on the CPU, once a time, with x of shape (cells − 1, 1).
+    The score is called in double precision on the CPU, once per time, with x of shape (cells − 1, 1).
 
     Args:
         model: the score, its schedule and its prior, over x of shape (B, 1).
         cells: of equal width.
         steps: in log-SNR, finest around 0.
-        span: the ends of the grid, which nothing crosses. The prior is normalised on it.
+        span: the ends of the grid, with no flux through them. The prior is normalised on it.
 
     Returns:
         The log density in nats at steps + 1 times.
@@ -112,7 +114,7 @@ def marginals(
     if cells < 4 or steps < 4:
         raise InputError(f"marginals: need at least 4 cells and 4 steps, got {cells} and {steps}")
     if not -math.inf < low < high < math.inf:
-        raise InputError(f"marginals: span must be two rising numbers, got {low} and {high}")
+        raise InputError(f"marginals: span must be two increasing numbers, got {low} and {high}")
     schedule = model.schedule
     width = (high - low) / cells
     x = low + width * (torch.arange(cells, dtype=torch.float64) + 0.5)
@@ -134,20 +136,20 @@ def marginals(
             density[k - 1] = solve_banded((1, 1), left, right, overwrite_ab=True, overwrite_b=True, check_finite=False)
             explicit = implicit
     density -= _excess(density)
-    return Marginals(schedule, times, x, torch.from_numpy(density).clamp(min=FLOOR).log())
+    return Marginals(schedule, times, x, torch.from_numpy(density).clamp(min=LEAST_DENSITY).log())
 
 
 def _on_grid(model: Model, x: Tensor, width: float) -> Float[np.ndarray, " cells"]:
     """The means of the prior over the cells, with mass one."""
     prior = model.prior.log_prob(x[:, None]).double().exp().numpy()
     mass = prior.sum() * width
-    if not abs(mass - 1) < OUTSIDE:
+    if not abs(mass - 1) < MOST_MASS_OUTSIDE:
         raise InputError(f"marginals: the grid holds {mass:.10g} of the prior's mass: widen the span or add cells")
     return (prior + _excess(prior)) / mass
 
 
 def _excess(p: Float[np.ndarray, "*n cells"]) -> Float[np.ndarray, "*n cells"]:
-    """By how much the mean of a cell exceeds the value at its centre, to fourth order; nothing in the sum."""
+    """The mean of each cell minus the value at its centre, to fourth order; the sum over cells is zero."""
     return np.diff(p, n=2, axis=-1, prepend=p[..., :1], append=p[..., -1:]) / 24
 
 

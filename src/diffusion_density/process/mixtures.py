@@ -1,4 +1,4 @@
-r"""Gaussian mixtures with full covariances, and their exact diffusion: the truth that estimators are tested against.
+r"""Gaussian mixtures with full covariances, and their exact diffusion: the truth for tests of estimators.
 
 If x₀ ~ Σ w_k N(m_k, C_k) then x_s = α x₀ + σ ε ~ Σ w_k N(α m_k, α² C_k + σ² I). With C_k = V_k diag(e_k) V_kᵀ every
 diffused covariance shares its eigenvectors with C_k, so the density, the score and its divergence at any s cost two
@@ -7,7 +7,8 @@ matrix products. Writing P_k for the precision, a_k = −P_k (x − α m_k), and
 .. math:: \nabla\log p_s = \sum_k r_k a_k, \qquad
           \Delta\log p_s = \sum_k r_k (\|a_k\|^2 - \mathrm{tr} P_k) - \|\nabla\log p_s\|^2.
 
-The covariance of the clean point behind a noisy one is that within the components and that of their posterior means,
+The covariance of the clean point, given a noisy one, is the sum of that within the components and that of their
+posterior means,
 
 .. math:: \mathrm{Cov}(x_0 | x_s = x) = \sum_k r_k \sigma^2 C_k P_k
           + \sum_k r_k (\mu_k - \bar\mu)(\mu_k - \bar\mu)^T, \qquad
@@ -21,13 +22,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import distinct_time, expand_time, flat
+from diffusion_density.process.batches import distinct_time, expand_time, flat
 from diffusion_density.process.model import Model
 from diffusion_density.process.schedules import Schedule
 
 
 class GaussianMixture:
-    """A mixture of K Gaussians in D dimensions, held in double precision.
+    """A mixture of K Gaussians in D dimensions, stored in double precision.
 
     Args:
         weights: (K,) positive, summing to one.
@@ -35,7 +36,7 @@ class GaussianMixture:
         covariances: (K, D, D) symmetric, positive definite.
 
     Raises:
-        InputError: naming the argument that is not so.
+        InputError: if an argument is not as described; it names the argument.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
@@ -73,7 +74,7 @@ class GaussianMixture:
     def random(
         cls, dimension: int, components: int, generator: torch.Generator, full: bool = False
     ) -> "GaussianMixture":
-        """A random mixture of the family of paper A's author (sheet A, section 5b).
+        """A random mixture, as in the code of Premkumar for "Neural Entropy" (arXiv 2409.03817).
 
         Means are uniform on [−2, 2]^D, standard deviations uniform on [½, 1] (isotropic, or along random axes if
         ``full``), weights uniform and normalised.
@@ -131,12 +132,13 @@ class GaussianMixture:
 class ExactModel(Model):
     """A Gaussian mixture diffused by a schedule: exact log p_s, score and divergence, for any event shape of D numbers.
 
-    Its prior is its own exact marginal at s_max, so that estimators have no error from there.
+    Its prior is its own exact marginal at s_max, so the prior causes no error in an estimate.
     """
 
     def __init__(self, mixture: GaussianMixture, schedule: Schedule) -> None:
         self.mixture = mixture
         self.schedule = schedule
+        schedule.noise_end()
         self.prior = _Marginal(self, schedule.s_max)
 
     def log_prob(self, x: Tensor, s: Tensor | float = 0.0) -> Float[Tensor, " b"]:
@@ -156,7 +158,7 @@ class ExactModel(Model):
         return (joint.softmax(1) * curvature).sum(1) - flat(self.score(x, s)).square().sum(1)
 
     def posterior_covariance(self, x: Tensor, s: Tensor | float) -> Float[Tensor, "b d d"]:
-        """(B, D, D) Cov(x₀ | x_s = x) of the clean points behind noisy ones, positive semi-definite, in x's precision.
+        """(B, D, D) Cov(x₀ | x_s = x) of clean points given noisy ones, positive semi-definite, in x's precision.
 
         Args:
             x: (B, *) noisy points, D numbers an event.

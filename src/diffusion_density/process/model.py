@@ -1,15 +1,15 @@
-r"""A diffusion model: a score, its forward process, and the distribution it starts from.
+r"""A diffusion model: a score, its forward process, and the distribution that generation starts from.
 
 One score defines two generative models with different densities at the data end: the *flow density* of the
-probability-flow ODE and the *SDE density* of the reverse SDE (paper C, section 1). Forward in s their drifts are
+probability-flow ODE, and the *SDE density* of the reverse SDE (Song et al. 2021). Forward in s their drifts are
 
 .. math:: v = f x - \tfrac12 g^2 \nabla\log p_s \ \text{(flow)}, \qquad u = f x - g^2 \nabla\log p_s \ \text{(SDE)}.
 
 Both start at s_max from ``prior``. Estimators take any :class:`Model`.
 
-A model of p(x | c) knows the contexts of a batch: its points belong to them in order, equally many to each, and so do
-the rows that an estimator makes of the points. Whoever takes a batch apart does so by ``Model.split``, which takes the
-contexts along.
+A model of p(x | c) holds the contexts c of a batch. The points of the batch belong to the contexts in order, the same
+number to each, and so do the rows that an estimator makes from the points. Code that splits a batch uses
+``Model.split``, which splits the contexts too.
 """
 
 import copy
@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import distinct_time, expand_time, flat, per_row
+from diffusion_density.process.batches import distinct_time, expand_time, flat, per_row
 from diffusion_density.process.predictions import Prediction, checked, from_score, to_score
 from diffusion_density.process.schedules import Schedule
 
@@ -37,13 +37,13 @@ class Prior(Protocol):
 
 @runtime_checkable
 class ByPlace(Protocol):
-    """A network that treats the rows of a batch by their place in it."""
+    """A network whose output for a row depends on the place of the row in the batch."""
 
     def __call__(self, x: Tensor, s: Tensor) -> Tensor:
         """(B, *) for x of shape (B, *) and s of shape (B,)."""
 
     def at_rows(self, rows: slice | Int[Tensor, " r"], points: int) -> "ByPlace":
-        """The network of some rows of a batch of that many points, in this order."""
+        """The network for some rows, in this order, of a batch of that many points."""
 
 
 class GaussianPrior:
@@ -77,7 +77,7 @@ class Model(ABC):
 
     @property
     def normal_prior(self) -> GaussianPrior:
-        """The prior if it is normal, else N(0, σ²(s_max) I), to which closed forms refer."""
+        """The prior if it is Gaussian, else N(0, σ²(s_max) I), the reference of closed forms."""
         if isinstance(self.prior, GaussianPrior):
             return self.prior
         return GaussianPrior(self.schedule.at(self.schedule.s_max)[1] ** 2)
@@ -87,7 +87,7 @@ class Model(ABC):
         """∇log p_s(x), shape (B, *) like x, at one time or at times of shape (B,)."""
 
     def at_rows(self, rows: slice | Int[Tensor, " r"], points: int) -> "Model":  # noqa: ARG002
-        """The model of some rows of a batch of B points: itself, unless its answers depend on the place of a row."""
+        """The model for some rows of a batch of B points: itself, unless its output depends on the place of a row."""
         return self
 
     def split(self, x: Tensor, size: int) -> Iterator[tuple["Model", Tensor]]:
@@ -104,11 +104,11 @@ class Model(ABC):
         return self._as("noise", x, s)
 
     def entropy(self, x: Tensor, s: Tensor | float) -> Tensor:
-        """∇log p_s(x) − ∇log p_eq(x), shape (B, *) (paper A, section 1)."""
+        """∇log p_s(x) − ∇log p_eq(x), shape (B, *): the score minus that of the equilibrium (Premkumar 2024)."""
         return self._as("entropy", x, s)
 
     def velocity(self, x: Tensor, s: Tensor | float) -> Tensor:
-        """The normalised path velocity, shape (B, *) (paper D, section 1.2)."""
+        """E[(b ε − c x₀)/n | x], the normalised velocity of the path, shape (B, *): see `schedules.schedule`."""
         return self._as("velocity", x, s)
 
     def flow_drift(self, x: Tensor, s: Tensor | float) -> Tensor:
@@ -119,17 +119,18 @@ class Model(ABC):
 
 
 class DiffusionModel(Model):
-    """A network read as a score.
+    """A network whose output is converted to a score.
 
     Args:
-        network: any module called as ``network(x, s)``, x of shape (B, *) and s of shape (B,), giving (B, *); one of
-            p(x | c) as ``network(x, s, context)``, see :meth:`given`.
+        network: any module called as ``network(x, s)``, x of shape (B, *) and s of shape (B,), that returns (B, *). A
+            network of p(x | c) is called as ``network(x, s, context)``, see :meth:`given`.
         schedule: the forward process that it was trained on.
         prediction: what the network outputs: noise, score, entropy or velocity.
         prior: the distribution at s_max; N(0, σ²(s_max) I) by default.
 
     Raises:
-        InputError: if the prediction has no such name.
+        InputError: if there is no prediction of that name, or the schedule has no noise at s_start or no signal at
+            s_max.
     """
 
     def __init__(
@@ -142,15 +143,16 @@ class DiffusionModel(Model):
         self.network = network
         self.schedule = schedule
         self.prediction = checked(prediction)
-        self.prior = GaussianPrior(schedule.at(schedule.s_max)[1] ** 2) if prior is None else prior
+        sigma = schedule.noise_end()[1]
+        self.prior = GaussianPrior(sigma**2) if prior is None else prior
         self.context: Tensor | None = None
 
     def given(self, context: Float[Tensor, "b *c"]) -> "DiffusionModel":
-        """The model of p(x | context), which estimators and samplers take like any other.
+        """The model of p(x | context), for any estimator or sampler.
 
         Args:
-            context: (B, *) one for each point of the batch to come, or for equally many of them, in order; (1, *) is
-                one for all.
+            context: (B, *) one context per point of the next batch, or per group of consecutive points, all groups of
+                the same size; (1, *) is one context for all points.
         """
         model = copy.copy(self)
         model.context = context
@@ -185,7 +187,7 @@ class DiffusionModel(Model):
 
 
 def _shared(context: Tensor, rows: int) -> Tensor:
-    """The context of each row, equally many rows in order for each context."""
+    """The context of each row: consecutive rows, the same number for each context."""
     each, left = divmod(rows, len(context))
     if left:
         raise InputError(f"model: {rows} points can't be shared equally among {len(context)} contexts")

@@ -1,15 +1,15 @@
-r"""What a network predicts, and the conversion of each prediction into each other.
+r"""What a network predicts, and the conversions between the predictions.
 
 With x = α x₀ + σ ε, four predictions carry the same information as the score ∇log p_s(x):
 
 =========  ==================================================  ===================================
 noise      ε̂ = E[ε | x]                                        score = −ε̂/σ
-entropy    score − ∇log p_eq, with ∇log p_eq = (2 f / g²) x    paper A; the variance-preserving p_eq is N(0, I)
-velocity   normalised path velocity (paper D, section 1.2)     vp (ε̂ − σ x)/α;  straight (ε̂ − x)/(√2 α)
+entropy    score − ∇log p_eq, with ∇log p_eq = (2 f / g²) x    p_eq = N(0, I) where the variance is preserved
+velocity   E[(b ε − c x₀)/n | x] = (ε̂ − c x)/(n α)             along the path; b, c, n: :mod:`.schedules.schedule`
 score      the score itself
 =========  ==================================================  ===================================
 
-A path with α = 1 − σ is straight; every other schedule here preserves the variance.
+Entropy: Premkumar 2024. Velocity: Salimans and Ho 2022, Zheng et al. 2023.
 """
 
 from typing import Literal, get_args
@@ -17,8 +17,8 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import per_row
-from diffusion_density.process.schedules import LogLinear, Schedule
+from diffusion_density.process.batches import per_row
+from diffusion_density.process.schedules import Schedule
 
 Prediction = Literal["noise", "score", "entropy", "velocity"]
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
@@ -35,13 +35,8 @@ def checked(prediction: str) -> Prediction:
     return prediction
 
 
-def is_straight(schedule: Schedule) -> bool:
-    """Whether α = 1 − σ along the whole path."""
-    return isinstance(schedule, LogLinear) and schedule.path == "straight"
-
-
 def equilibrium_score(schedule: Schedule, x: Tensor, s: Tensor) -> Tensor:
-    """∇log p_eq = (2 f/g²) x, the score of the quasi-equilibrium of the forward process (paper A, section 1)."""
+    """∇log p_eq = (2 f/g²) x, the score of the quasi-equilibrium of the forward process (Premkumar 2024)."""
     return per_row(2 * schedule.drift(s) / schedule.diffusion(s), x) * x
 
 
@@ -65,10 +60,8 @@ def to_score(prediction: Prediction, value: Tensor, schedule: Schedule, x: Tenso
     sigma = per_row(schedule.sigma(s), x)
     if prediction == "noise":
         return -value / sigma
-    alpha = per_row(schedule.alpha(s), x)
-    if is_straight(schedule):
-        return -(2**0.5 * alpha * value + x) / sigma
-    return -(alpha * value + sigma * x) / sigma
+    _, c, norm = (per_row(value, x) for value in schedule.velocity(s))
+    return -(norm * per_row(schedule.alpha(s), x) * value + c * x) / sigma
 
 
 def from_score(prediction: Prediction, score: Tensor, schedule: Schedule, x: Tensor, s: Tensor) -> Tensor:
@@ -80,23 +73,19 @@ def from_score(prediction: Prediction, score: Tensor, schedule: Schedule, x: Ten
     noise = -per_row(schedule.sigma(s), x) * score
     if prediction == "noise":
         return noise
-    alpha = per_row(schedule.alpha(s), x)
-    if is_straight(schedule):
-        return (noise - x) / (2**0.5 * alpha)
-    return (noise - per_row(schedule.sigma(s), x) * x) / alpha
+    _, c, norm = (per_row(value, x) for value in schedule.velocity(s))
+    return (noise - c * x) / (norm * per_row(schedule.alpha(s), x))
 
 
-def target(prediction: Prediction, x0: Tensor, noise: Tensor, schedule: Schedule, s: Tensor) -> Tensor:
+def training_target(prediction: Prediction, x0: Tensor, noise: Tensor, schedule: Schedule, s: Tensor) -> Tensor:
     """What a network should output for x = α x₀ + σ ε, in conditional expectation, same shapes as :func:`to_score`.
 
-    Velocity targets are α ε − σ x₀ on a variance-preserving path and (ε − x₀)/√2 on the straight path; the other
-    targets are the conversions of the conditional score −ε/σ.
+    The target of the velocity is (b ε − c x₀)/n; the other targets are the conversions of the conditional score −ε/σ.
     """
     if prediction == "noise":
         return noise
     if prediction == "velocity":
-        if is_straight(schedule):
-            return (noise - x0) / 2**0.5
-        return per_row(schedule.alpha(s), x0) * noise - per_row(schedule.sigma(s), x0) * x0
+        b, c, norm = (per_row(value, x0) for value in schedule.velocity(s))
+        return (b * noise - c * x0) / norm
     alpha, sigma = per_row(schedule.alpha(s), x0), per_row(schedule.sigma(s), x0)
     return from_score(prediction, -noise / sigma, schedule, alpha * x0 + sigma * noise, s)

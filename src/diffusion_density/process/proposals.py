@@ -1,11 +1,15 @@
-r"""Proposals: densities r(s) from which times are drawn, to be divided out again as weights 1/r.
+r"""Proposals: densities r(s) from which times are drawn. Weights 1/r make the estimate unbiased.
 
-An integral over time is estimated as ∫ h ds = E_{s~r}[h(s)/r(s)]. With a kernel N(α x, σ² I) the integrands of
-likelihood objectives and path integrals carry a singularity of order 1/σ at the data end, which a proposal uniform in σ
-removes; that one alone would explode at the noise end, where dσ/ds vanishes. Hence the mixture (sheet A, section 2b):
+An integral over time is estimated as ∫ h ds = E_{s~r}[h(s)/r(s)]. In likelihood objectives and path integrals the part
+that depends on the score is singular at the data end, of order g²/σ. A proposal that is uniform in the share of the
+noise, ν = σ/√(α² + σ²), removes the singularity. Alone it would have infinite weights at the noise end, where dν/ds
+goes to zero. Hence the mixture
 
-.. math:: r(s) = \tfrac12 \frac{1}{s_1 - s_0} + \tfrac12 \frac{|d\sigma/ds|}{\sigma(s_1) - \sigma(s_0)}, \qquad
-          \frac{d\sigma}{ds} = \frac{g^2}{2\sigma} + f \sigma .
+.. math:: r(s) = \tfrac12 \frac{1}{s_1 - s_0} + \tfrac12 \frac{d\nu/ds}{\nu(s_1) - \nu(s_0)}, \qquad
+          \frac{d\nu}{ds} = \frac{\alpha^2 g^2}{2\,\sigma\,(\alpha^2 + \sigma^2)^{3/2}} .
+
+ν rises from the data to the noise on every schedule, and is σ where the variance is preserved. Details:
+docs/derivations/schedules.md.
 """
 
 from typing import Protocol, runtime_checkable
@@ -13,8 +17,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffusion_density.machine.errors import InputError
-from diffusion_density.process.schedules import Schedule, VariancePreserving
+from diffusion_density.process.schedules import Schedule
 
 
 @runtime_checkable
@@ -43,29 +46,21 @@ class Uniform:
 
 
 class HalfSigma:
-    """Half uniform in s, half uniform in σ, on [start, s_max] of a variance-preserving schedule.
-
-    Raises:
-        InputError: for another schedule, whose σ is not inverted here.
-    """
+    """Half uniform in s, half uniform in the share ν of the noise, on [start, s_max]."""
 
     def __init__(self, schedule: Schedule, start: float) -> None:
-        if not isinstance(schedule, VariancePreserving):
-            raise InputError(
-                f"proposal: uniform in σ needs a variance-preserving schedule, not {type(schedule).__name__}"
-            )
         self.schedule = schedule
         self.uniform = Uniform(start, schedule.s_max)
-        self.sigma_start, self.sigma_end = schedule.at(start)[1], schedule.at(schedule.s_max)[1]
+        ends = torch.tensor([start, schedule.s_max], dtype=torch.float64)
+        self.first, self.last = schedule.noise_share(ends)[0].tolist()
 
     def times(self, u: Tensor) -> Tensor:
         v = (2 * u) % 1
-        sigma = self.sigma_start + (self.sigma_end - self.sigma_start) * v
-        in_sigma = self.schedule.inverse(torch.log1p(-sigma.square()) - 2 * sigma.log())
-        s = torch.where(u < 0.5, self.uniform.times(v), in_sigma)
+        share = self.first + (self.last - self.first) * v
+        in_share = self.schedule.inverse(torch.log1p(-share.square()) - 2 * share.log())
+        s = torch.where(u < 0.5, self.uniform.times(v), in_share)
         return s.clamp(self.uniform.start, self.uniform.end)
 
     def density(self, s: Tensor) -> Tensor:
-        sigma = self.schedule.sigma(s)
-        slope = 0.5 * self.schedule.diffusion(s) / sigma + self.schedule.drift(s) * sigma
-        return 0.5 * (self.uniform.density(s) + slope / (self.sigma_end - self.sigma_start))
+        slope = self.schedule.noise_share(s)[1]
+        return 0.5 * (self.uniform.density(s) + slope / (self.last - self.first))

@@ -1,11 +1,11 @@
-r"""The reverse process, from noise back to data, with any amount of noise on the way, and its Euler–Maruyama steps.
+r"""The reverse process, from noise back to data, with a chosen amount of noise, and its Euler–Maruyama steps.
 
-For a stochasticity κ = φ²/g² >= 0 (paper C, section 1)
+For a stochasticity κ >= 0 (Song et al. 2021; docs/derivations/reverse_process.md)
 
 .. math:: dx = \big(f x - \tfrac12 (1 + \kappa) g^2 \nabla\log p_s\big) ds + \sqrt{\kappa}\, g\, d\bar W
 
-has the marginals of the forward process for the exact score: κ = 0 is the probability-flow ODE, κ = 1 the reverse SDE.
-On times uniform in s the error of the steps falls as 1/steps in the ODE and in the marginals of the SDE.
+has the marginals of the forward process if the score is exact: κ = 0 is the probability-flow ODE, κ = 1 the reverse
+SDE. On times uniform in s the error of the steps falls as 1/steps, in the ODE and in the marginals of the SDE.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ class ReverseStep:
     def move(
         self, x: Float[Tensor, "n *event"], score: Float[Tensor, "n *event"], noise: Float[Tensor, "n *event"] | None
     ) -> Float[Tensor, "n *event"]:
-        """x one step on."""
+        """x after the step."""
         backward = 0.5 * (1 + self.stochasticity) * self.diffusion * score - self.drift * x
         x = x + self.length * backward
         return x if noise is None else x + self.spread * noise
@@ -76,5 +76,5 @@ def prior_sample(
         InputError: if the prior is not Gaussian.
     """
     if not isinstance(model.prior, GaussianPrior):
-        raise InputError("sample: the model's prior is not Gaussian; its samples can't be drawn here")
+        raise InputError("sample: the model's prior is not Gaussian, so it can't be sampled here")
     return model.prior.variance**0.5 * torch.randn(n, *event, generator=generator, dtype=dtype, device=generator.device)

@@ -4,10 +4,10 @@ From z ~ N(0, v I), the model's prior at s_max,
 
 .. math:: \frac{dx}{ds} = v(x, s), \qquad x(s_{max}) = z, \qquad \text{sample} = x(s_{start})
 
-(paper A, section 3; Song et al. 2021, section 4.3). This is the flow whose density ``density.flow`` gives, solved the
-other way by the same solver, `density.ode.runge_kutta`. Its first trial step is a hundredth of the
-way: near the prior the field nearly vanishes, and a first step chosen from it can cover most of the way with an error
-that goes unseen.
+(Song et al. 2021, section 4.3). This is the flow whose density ``density.flow`` gives, solved in the other direction by
+the same solver, `density.ode.runge_kutta`. Its first trial step is a hundredth of the interval: near the prior the
+field is almost zero, and a first step chosen from it can cover most of the interval with an error that the solver does
+not notice.
 """
 
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ from torch import Tensor
 
 from diffusion_density.density.ode.runge_kutta import integrate
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import flat
+from diffusion_density.process.batches import flat
 from diffusion_density.process.model import Model
 from diffusion_density.process.reverse_process import prior_sample
 
-FIRST_STEP = 0.01  # of the way
+FIRST_STEP = 0.01  # of the interval of times
 
 
 @dataclass(frozen=True)
 class FlowSamples:
-    """Samples and what they cost.
+    """Samples and their cost.
 
     Attributes:
         x: (N, *) samples at ``schedule.s_start``; NaN where ``status`` is not 0.
-        network_evaluations: (N,) passes of each sample through the network; those of one chunk share their steps.
+        network_evaluations: (N,) passes of each sample through the network; the samples of a chunk share their steps.
         calls: of the network, over all chunks.
-        status: (N,) 0 where all went well, else a key of ``density.result.STATUS``.
+        status: (N,) 0 for a sample, else a key of ``density.result.STATUS``.
     """
 
     x: Float[Tensor, "n *event"]
@@ -62,17 +62,17 @@ def sample_flow(
         event: the shape of one sample.
         rtol: relative tolerance of dopri5; at least 1e-6 in single precision.
         atol: absolute tolerance, likewise.
-        generator: draws the prior's sample, all of it before the first solve; its device is the samples'.
-        chunk: samples solved together, all by default. It changes them within the tolerance only.
-        dtype: of the samples and of the solve.
-        max_steps: the solver gives up on a chunk after this many.
+        generator: draws the sample of the prior, all of it before the first solve, on its own device.
+        chunk: samples solved together, all by default. It changes them only within the tolerance.
+        dtype: of the samples and of the solver.
+        max_steps: the most steps per chunk.
 
     Returns:
-        FlowSamples. A sample whose field was not finite, and all of a chunk where the solver stopped early, are NaN
-        with their status.
+        FlowSamples. Samples where the field was not finite are NaN with their status, and so are all samples of a chunk
+        where the solver stopped early.
 
     Raises:
-        InputError: for settings out of range, or a prior that can't be drawn from.
+        InputError: for settings out of range, or a prior that can't be sampled.
     """
     if min(n, max_steps) < 1 or (chunk is not None and chunk < 1):
         raise InputError(f"sample_flow: n, chunk and max_steps must be at least 1, got {n}, {chunk} and {max_steps}")
@@ -91,7 +91,7 @@ def sample_flow(
 
 
 def _solve(model: Model, z: Tensor, rtol: float, atol: float, max_steps: int) -> FlowSamples:
-    """One chunk from its prior sample (B, *), with checked settings."""
+    """One chunk from its sample (B, *) of the prior."""
     span = model.schedule.s_max, model.schedule.s_start
 
     def field(state: Tensor, s: Tensor) -> Tensor:

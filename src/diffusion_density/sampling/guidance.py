@@ -1,33 +1,34 @@
-r"""Density guidance: samples whose log density is chosen while they are made.
+r"""Density guidance: samples with a chosen log density (Karczewski, Heinonen and Garg 2025b).
 
-Any reverse path dx = u ds + G dW̄ changes log p_s(x_s), with S = ∇log p_s and the flow's drift v = f x − ½ g² S, by
-(paper C's follow-up; sheet, section 5; the time is the log-SNR λ, which rises from noise to data: ds = −(σ²/g²) dλ)
+Let S = ∇log p_s, and v = f x − ½ g² S the drift of the flow. The time here is the log-SNR λ, which increases from noise
+to data: ds = −(σ²/g²) dλ. Along any reverse path dx = u dλ + G dW the log density changes by
+(docs/derivations/reverse_process.md)
 
 .. math:: d \log p = \big[ -\mathrm{div}\, v + (u - v) \cdot S + \tfrac12 \mathrm{tr}(G G^T \nabla^2\log p) \big]
           d\lambda + S^T G\, dW, \qquad v = \tilde f x + \tfrac12 \sigma^2 S, \quad \tilde f = -f \sigma^2 / g^2.
 
-With noise of variance φ² σ² in the plane normal to n = S/‖S‖ only, G = φ σ (I − n nᵀ), nothing random is left in it,
-and a wanted d log p = b dλ is reached by the least change of the flow,
+If the noise, of variance φ² σ², is orthogonal to n = S/‖S‖, G = φ σ (I − n nᵀ), this change is not random. A wanted
+change d log p = b dλ needs the smallest change of the flow if
 
 .. math:: u = v + \frac{S}{\|S\|^2} \big[ b + \mathrm{div}\, v
           - \tfrac12 \varphi^2 \sigma^2 (\Delta\log p - n^T \nabla^2\log p\; n) \big].
 
-The published drift has Δ log p alone in the bracket. It leaves log p too high by −½ ∫ φ² σ² nᵀ ∇² log p n dλ, about a
-nat in any dimension. The quantile's choice of b adds a constant to the change along the flow,
+The published drift has only Δ log p in the bracket. The resulting log p is too high by −½ ∫ φ² σ² nᵀ ∇² log p n dλ,
+about one nat in any dimension. For the quantile q, b is the change along the flow plus a constant,
 
 .. math:: b = -\mathrm{div}\, v + \tfrac12 \sqrt{2D}\, \Phi^{-1}(q)
           \quad\Rightarrow\quad u = \tilde f x + \tfrac12 \sigma^2 \eta S, \qquad
           \eta = 1 + \frac{\sqrt{2D}\, \Phi^{-1}(q)}{\|\sigma S\|^2} \quad (\varphi = 0),
 
-since ‖σ S‖² + σ² Δ log p has nearly the law N(0, 2D). So q is a quantile of the rate; q is none of log p at the end,
-which moves by ½ √(2D) Φ⁻¹(q) times the whole range of log-SNR. Near a mode, where S vanishes, no drift along S raises
-log p any more: ‖σ S‖² in a denominator is taken to be at least ``floor`` · D, and samples then fall short of their
-target. What they reach is accumulated by the first equation, but steps that leap over a mode do not resolve it: samples
-that met the floor or a mode are marked. (For data with a density in all D dimensions ‖σ S‖²/D falls as σ² itself
-towards the data end, hence the small floor.)
+since the distribution of ‖σ S‖² + σ² Δ log p is close to N(0, 2D). So q is a quantile of the rate. It is not a quantile
+of log p at the end, which changes by ½ √(2D) Φ⁻¹(q) times the whole range of log-SNR. Near a mode, where S is zero, no
+drift along S can increase log p: in a denominator ‖σ S‖² is at least ``floor`` · D, and samples then miss their target.
+Their actual log p is integrated by the first equation, but not resolved by steps that jump over a mode: samples that
+met the floor or a mode are marked. (For data with a density in all D dimensions ‖σ S‖²/D falls like σ² towards the data
+end, hence the small default of the floor.)
 
-Steps are of Heun's kind in the drift, equal in log-SNR; the noise is that of the start of a step, as Itô's is: second
-order without noise, and errors of log p of order steps^-1/2 a sample and steps^-1 in the mean with it.
+Steps are Heun's in the drift, equal in log-SNR, with the noise of the start of a step (Itô). They are of second order
+without noise. With noise the errors of log p are of order steps^-1/2 per sample and steps^-1 in the mean.
 """
 
 from collections.abc import Callable
@@ -44,8 +45,7 @@ from torch.nn.functional import normalize
 
 from diffusion_density.density.ode.divergence import rademacher, with_divergence
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.batches import ROWS
-from diffusion_density.process.broadcasting import flat, per_row
+from diffusion_density.process.batches import ROWS_PER_CALL, flat, per_row
 from diffusion_density.process.model import Model
 from diffusion_density.process.reverse_process import prior_sample
 from diffusion_density.sampling.mode_tracking import log_snr_nodes, rates
@@ -60,15 +60,15 @@ Excess = Callable[[Tensor, Tensor, Float[Tensor, " b"]], Float[Tensor, " b"] | f
 class Guided:
     """Guided samples and their log densities, in nats, of the marginal of the model's score at ``schedule.s_start``.
 
-    Both log densities hold for the score as if it were exact, up to the error of the steps.
+    Both log densities assume that the score is exact, and have the error of the steps.
 
     Attributes:
         x: (N, *) samples.
-        log_prob: (N,) what the drift and the noise made of the prior's log density along the way.
-        target: (N,) what was wanted. It differs from ``log_prob`` where the floor was reached, and for the published
+        log_prob: (N,) the log density reached, integrated along the path from that of the prior.
+        target: (N,) the log density wanted. It differs from ``log_prob`` where the floor was met, and for the published
             drift with noise.
-        out_of_reach: (N,) whether the target was, at some step: the floor was met, or the score turned round since the
-            step passed a mode. Both log densities may then be wrong, `density.flow` is not.
+        out_of_reach: (N,) whether the floor was met at some step, or the score changed its direction because the step
+            passed a mode. Both log densities can then be wrong; `density.flow` is not.
     """
 
     x: Float[Tensor, "n *event"]
@@ -93,27 +93,27 @@ def guided(
 ) -> Guided:
     """Draw n samples that gain ½ √(2D) Φ⁻¹(q) nats per unit of log-SNR over the flow. q = 0.5 is the flow.
 
-    Each starts from a normal draw scaled to the median norm of the prior.
+    Each path starts from a draw of the prior, scaled to the prior's median norm.
 
     Args:
         model: the score, its schedule and a Gaussian prior.
         n: how many.
         event: the shape of one sample.
-        quantile: q, strictly between 0 and 1: above a half for denser samples.
-        stochasticity: φ, the noise normal to the score in units of the reverse SDE's; 0 for none.
+        quantile: q, strictly between 0 and 1: above ½ for samples of higher density.
+        stochasticity: φ, the noise orthogonal to the score in units of that of the reverse SDE; 0 for none.
         drift: with noise, the ``exact`` correction of the drift or the ``published`` one.
-        steps: two network evaluations each; with noise four.
-        divergence: ``exact`` (D vector-Jacobian products a call) or one fresh Rademacher probe a call. Without noise
-            it enters the log densities only, with noise also the drift.
-        floor: the least ‖σ S‖²/D that the drift divides by.
-        generator: draws the latents, the probes and the noise; its device is the samples'.
+        steps: two network evaluations each, with noise four.
+        divergence: ``exact`` (D vector-Jacobian products per call) or ``hutchinson``, one new Rademacher probe per
+            call. Without noise it is used for the log densities only, with noise also for the drift.
+        floor: the smallest ‖σ S‖²/D in the denominator of the drift.
+        generator: draws the latents, the probes and the noise, on its own device.
         dtype: of the samples.
 
     Returns:
         Guided, the samples with the log density reached and the one wanted.
 
     Raises:
-        InputError: for settings out of range, or a prior that can't be drawn from.
+        InputError: for settings out of range, or a prior that can't be sampled.
     """
     if not 0 < quantile < 1:
         raise InputError(f"guided: quantile must lie between 0 and 1, got {quantile}")
@@ -137,7 +137,7 @@ def steered(
     generator: torch.Generator,
     dtype: torch.dtype = torch.float32,
 ) -> Guided:
-    """Draw n samples whose log density changes at a wanted rate, from latents of the prior's median norm.
+    """Draw n samples whose log density changes at a wanted rate, from latents with the median norm of the prior.
 
     Args:
         model: the score, its schedule and a Gaussian prior.
@@ -147,16 +147,16 @@ def steered(
         stochasticity: φ, as in `guided`.
         drift: as in `guided`.
         steps: as in `guided`.
-        divergence: as in `guided`; here it enters the drift in any case.
+        divergence: as in `guided`; here it is always used for the drift.
         floor: as in `guided`.
-        generator: draws the latents, the probes and the noise; its device is the samples'.
+        generator: draws the latents, the probes and the noise, on its own device.
         dtype: of the samples.
 
     Returns:
         Guided, the samples with the log density reached and the one wanted.
 
     Raises:
-        InputError: for settings out of range, or a prior that can't be drawn from.
+        InputError: for settings out of range, or a prior that can't be sampled.
     """
     x = _latents(model, n, event, 0.5, generator, dtype)
     settings = _Settings(stochasticity, drift, steps, divergence, floor, generator)
@@ -180,18 +180,18 @@ def prior_guided(
         model: the score, its schedule and a Gaussian prior.
         n: how many.
         event: the shape of one sample.
-        quantile: of the norm under the prior, strictly between 0 and 1. A small one is a dense latent, and a dense
-            sample where the score is aligned (`alignment`).
+        quantile: of the norm under the prior, strictly between 0 and 1. A small one gives a latent of high density,
+            and a sample of high density where the score is aligned (`alignment`).
         steps: two network evaluations each.
         divergence: of the log density, as in `guided`.
-        generator: draws the latents and the probes; its device is the samples'.
+        generator: draws the latents and the probes, on its own device.
         dtype: of the samples.
 
     Returns:
-        Guided, whose target is the log density itself.
+        Guided, with the log density itself as the target.
 
     Raises:
-        InputError: for settings out of range, or a prior that can't be drawn from.
+        InputError: for settings out of range, or a prior that can't be sampled.
     """
     if not 0 < quantile < 1:
         raise InputError(f"prior_guided: quantile must lie between 0 and 1, got {quantile}")
@@ -202,7 +202,7 @@ def prior_guided(
 
 @dataclass(frozen=True)
 class _Settings:
-    """What all guided paths share, checked."""
+    """The settings that all guided paths have, checked."""
 
     stochasticity: float
     drift: Drift
@@ -224,7 +224,7 @@ class _Settings:
 def _latents(
     model: Model, n: int, event: tuple[int, ...], quantile: float, generator: torch.Generator, dtype: torch.dtype
 ) -> Float[Tensor, "n *event"]:
-    """Uniform directions with the norm of one quantile of the model's prior."""
+    """Uniform directions times the norm at a quantile of the model's prior."""
     if n < 1:
         raise InputError(f"guidance: n must be at least 1, got {n}")
     z = prior_sample(model, n, event, generator=generator, dtype=dtype)
@@ -234,7 +234,7 @@ def _latents(
 
 @dataclass(frozen=True)
 class _Slope:
-    """d/dλ of a path at one point: its drift and the changes of log p made and wanted; the score, and its floor."""
+    """d/dλ of a path at one point: its drift, the changes of log p reached and wanted, the score, and the floor."""
 
     drift: Float[Tensor, "b *event"]
     log_prob: Float[Tensor, " b"]
@@ -246,7 +246,7 @@ class _Slope:
 def _guide(model: Model, x: Float[Tensor, "n *event"], excess: Excess, settings: _Settings) -> Guided:
     """Guided paths from latents; ``excess`` is b + div v, of x, λ and div v."""
     with torch.inference_mode(False), torch.no_grad():
-        parts = [_paths(part, latents, excess, settings) for part, latents in model.split(x, ROWS)]
+        parts = [_paths(part, latents, excess, settings) for part, latents in model.split(x, ROWS_PER_CALL)]
     return Guided(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 

@@ -1,25 +1,26 @@
-r"""Points of high density: the mode of what a noisy point may have been, exactly and without third derivatives.
+r"""Points of high density: the mode of the clean points given a noisy one, exactly or without third derivatives.
 
-From x_t at time t let y_s be the mode of p(x_s | x_t), s < t. By Bayes' rule it is where the gradient of log p_s(y) +
-log p(x_t | y) vanishes, and the Fokker–Planck equation of p_s moves it by (paper C, section 4; sheet, section 3)
+For x_t at time t let y_s be the mode of p(x_s | x_t), s < t. By Bayes' rule the gradient of log p_s(y) + log p(x_t | y)
+is zero there. With the Fokker–Planck equation of p_s this gives (Karczewski, Heinonen and Garg 2025;
+docs/derivations/reverse_process.md)
 
 .. math:: \frac{dy}{ds} = f y - g^2 \nabla\log p_s(y) + H, \qquad
           H = -\tfrac12 g^2 \big[\nabla^2\log p_s(y) - \psi I\big]^{-1} \nabla\Delta\log p_s(y), \qquad
           \psi = \frac{1}{\sigma_s^2\,(e^{\lambda_s - \lambda_t} - 1)}, \qquad y_t = x_t.
 
-The time of all solvers here is the log-SNR λ, which rises from noise to data: ds = −(σ²/g²) dλ. With c = 1/ψ
+The time of all solvers here is the log-SNR λ, which increases from noise to data: ds = −(σ²/g²) dλ. With c = 1/ψ
 
 .. math:: \frac{dy}{d\lambda} = \tilde f y + \sigma^2 \nabla\log p_s(y)
           - \tfrac12 \sigma^2 c\, \big[I - c\,\nabla^2\log p_s(y)\big]^{-1} \nabla\Delta\log p_s(y), \qquad
           \tilde f = -\frac{f \sigma^2}{g^2}, \quad c = \sigma_s^2\,(e^{\lambda_s - \lambda_t} - 1):
 
-nothing is singular at s = t, where c and H vanish. The matrix in brackets is positive definite as long as y is a mode;
-where it ceases to be, the mode has met a saddle and the path ends.
+nothing is singular at s = t, where c and H are zero. The matrix in brackets is positive definite as long as y is a
+mode. Where it no longer is, the mode has met a saddle point and the path ends.
 
-H needs the Hessian and third derivatives. It vanishes where log p_s is quadratic: for a normal law. The high-density
-ODE leaves it out (paper C, equation 18 of version 4), and the high-density sampler starts that ODE from a sample at a
-threshold: the lower its log-SNR, the higher the density of the end. Steps are those of the classical Runge–Kutta method
-of fourth order, equal in log-SNR.
+H needs the Hessian and third derivatives. It is zero where log p_s is quadratic, that is for Gaussian data. The
+high-density ODE leaves H out (Karczewski, Heinonen and Garg 2025), and the high-density sampler starts that ODE from a
+sample at a threshold: the lower its log-SNR, the higher the density at the end. Steps are those of the classical
+Runge–Kutta method of fourth order, equal in log-SNR.
 """
 
 import copy
@@ -34,8 +35,7 @@ from torch.func import grad, vjp, vmap
 
 from diffusion_density.density.result import check_points
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.batches import ROWS
-from diffusion_density.process.broadcasting import flat, per_row
+from diffusion_density.process.batches import ROWS_PER_CALL, flat, per_row
 from diffusion_density.process.model import Model
 from diffusion_density.process.schedules import Schedule
 from diffusion_density.sampling.samplers import sample
@@ -66,24 +66,24 @@ def runge_kutta(field: Callable[[Tensor, Tensor], Tensor], state: Tensor, nodes:
 
 
 def track_mode(model: Model, x: Float[Tensor, "b *event"], s: float, *, steps: int = 50) -> Float[Tensor, "b *event"]:
-    """The mode of p(x_{s_start} | x_s = x) that x is carried to, by the exact ODE. For few dimensions.
+    """The mode of p(x_{s_start} | x_s = x) at the end of the exact ODE from x. For few dimensions.
 
     Args:
         model: the score and its schedule. Its score is differentiated twice.
-        x: (B, *) noisy points at time s; their dtype is the precision of the solve.
+        x: (B, *) noisy points at time s; their dtype is the precision of the solver.
         s: their time, above s_start.
-        steps: of the Runge–Kutta method, four calls each, and a call costs about 4 D network evaluations.
+        steps: of the Runge–Kutta method, four calls each; a call costs about 4 D network evaluations.
 
     Returns:
-        (B, *) modes, up to the error of the solver, which falls as steps⁻⁴; for an approximate score with the
-        symmetric part of its Jacobian in the place of the Hessian. NaN where the mode was lost on the way.
+        (B, *) modes, up to the error of the solver, which falls as steps⁻⁴. For an approximate score the symmetric part
+        of its Jacobian replaces the Hessian. NaN where the path ended at a saddle point.
 
     Raises:
         InputError: for points that are not finite, a time or steps out of range.
     """
     _check(model, x, s, steps)
     with torch.inference_mode(False), torch.no_grad():
-        parts = model.split(x.clone(), max(1, ROWS // x[0].numel()))
+        parts = model.split(x.clone(), max(1, ROWS_PER_CALL // x[0].numel()))
         return torch.cat([_track(part, points, s, steps) for part, points in parts])
 
 
@@ -124,7 +124,7 @@ def ascend(model: Model, x: Float[Tensor, "b *event"], s: float, *, steps: int =
 
     Args:
         model: the score and its schedule.
-        x: (B, *) noisy points at time s; their dtype is the precision of the solve.
+        x: (B, *) noisy points at time s; their dtype is the precision of the solver.
         s: their time, above s_start.
         steps: of the Runge–Kutta method, four network evaluations each.
 
@@ -142,7 +142,7 @@ def ascend(model: Model, x: Float[Tensor, "b *event"], s: float, *, steps: int =
         return factor * y + variance * part.score(y, time)
 
     with torch.inference_mode():
-        ends = [runge_kutta(partial(field, part), points, nodes) for part, points in model.split(x, ROWS)]
+        ends = [runge_kutta(partial(field, part), points, nodes) for part, points in model.split(x, ROWS_PER_CALL)]
         return torch.cat(ends).clone()
 
 
@@ -157,23 +157,24 @@ def high_density(
     generator: torch.Generator,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "n *event"]:
-    """Draw n points of high density: samples down to the threshold, and from there the high-density ODE.
+    """Draw n points of high density: samples at a threshold, and from there the high-density ODE.
 
     Args:
         model: the score, its schedule and a Gaussian prior.
         n: how many.
-        event: the shape of one.
-        threshold: the log-SNR at which the noise stops, within those of (s_start, s_max). The lower, the denser.
+        event: the shape of one point.
+        threshold: the log-SNR at which the ODE starts, within those of (s_start, s_max). A lower one gives points of
+            higher density.
         steps: of each of the two parts: Euler–Maruyama of `samplers.sample`, then `ascend`.
         stochasticity: κ of the first part, 1 for the reverse SDE and 0 for the flow.
-        generator: draws the prior's sample and the noise; its device is the samples'.
+        generator: draws the sample of the prior and the noise, on its own device.
         dtype: of the samples.
 
     Returns:
         (n, *event) points at ``schedule.s_start``.
 
     Raises:
-        InputError: for settings out of range, or a prior that can't be drawn from.
+        InputError: for settings out of range, or a prior that can't be sampled.
     """
     schedule = model.schedule
     s = schedule.inverse(torch.tensor(threshold, dtype=torch.float64)).item()

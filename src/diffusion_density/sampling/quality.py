@@ -1,18 +1,18 @@
-r"""Sliced Wasserstein distance of two sets of images, level by level of a Laplacian pyramid: quality without a network.
+r"""Sliced Wasserstein distance of two sets of images on each level of a Laplacian pyramid: quality without a network.
 
 Karras et al. 2018 (arXiv 1710.10196), section 5. With the binomial filter b = (1, 4, 6, 4, 1)/16 along both axes,
 
 .. math:: g_{l+1} = (b * g_l)\!\downarrow_2, \qquad \ell_l = g_l - 4\, b * (g_{l+1}\!\uparrow_2), \qquad \ell_L = g_L,
 
-so that each level holds one octave of detail. A *descriptor* is a patch of a level with all its channels, x ∈ R^d. The
-distance of two sets of m descriptors is that of their projections on unit directions u, where it is known,
+so that each level has the details of one octave. A *descriptor* is a patch of a level with all its channels, x ∈ R^d.
+The distance of two sets of m descriptors is the mean over unit directions u of that of their projections,
 
 .. math:: E_u \frac1m \sum_{i=1}^m \big|\, (u \cdot x)_{(i)} - (u \cdot y)_{(i)} \big|,
 
-the mean difference of sorted values (Wasserstein-1). Unlike Karras et al., who normalise each set by itself and thus
-forgive a wrong brightness or contrast, both sets are normalised by the first, the reference: the unit is its standard
-deviation in each channel. For finite sets of the same law the distance is not 0: compare with that of two reference
-sets.
+the mean difference of sorted values (Wasserstein-1). Karras et al. normalise each set by itself, so a wrong brightness
+or contrast does not count. Here both sets are normalised by the first one, the reference: the unit is its standard
+deviation in each channel. For finite sets of the same distribution the distance is not 0: compare it with that of two
+reference sets.
 """
 
 import math
@@ -24,8 +24,8 @@ from torch.nn.functional import conv2d, pad
 
 from diffusion_density.machine.errors import InputError
 
-SMALLEST = 8  # pixels on the shorter side of the coarsest level, by default
-BLOCK = 1 << 24  # projections held at once
+SMALLEST_SIDE = 8  # pixels on the shorter side of the coarsest level, by default
+PROJECTIONS_AT_ONCE = 1 << 24  # in memory
 
 
 def sliced_wasserstein(
@@ -43,19 +43,19 @@ def sliced_wasserstein(
     Args:
         first: (N, C, H, W) the reference, numbers of any type; its descriptors normalise both sets.
         second: (N, C, H, W), on the device of the first.
-        generator: draws the patches' places and the directions. Image i has the same places in both sets.
-        patches: descriptors an image and level, drawn with replacement.
-        patch: side of a descriptor in pixels; smaller by one than the level's side where the level is not larger.
-        directions: unit vectors that the distance is averaged over.
-        levels: of the pyramid; by default as many as leave even sides above and at least 8 pixels at the coarsest.
+        generator: draws the places of the patches and the directions. Image i has the same places in both sets.
+        patches: descriptors per image and level, drawn with replacement.
+        patch: side of a descriptor in pixels; on levels that are not larger, one less than the side of the level.
+        directions: unit vectors for the average of the distance.
+        levels: of the pyramid; by default as many as possible with even sides and at least 8 pixels on the coarsest.
 
     Returns:
-        The distance in the reference's standard deviations for each level, by the level's shorter side in pixels, the
-        finest first.
+        The distance in standard deviations of the reference for each level, the finest first. Keys are the shorter
+        sides of the levels in pixels.
 
     Raises:
-        InputError: for sets of unlike shape, images that are not finite, settings out of range, or a reference without
-            any variation in a channel of a level.
+        InputError: for sets of different shapes, images that are not finite, settings out of range, or a reference
+            without variation in a channel of a level.
     """
     if first.shape != second.shape or not first.numel():
         raise InputError(f"quality: two sets of one shape expected, got {tuple(first.shape)}, {tuple(second.shape)}")
@@ -64,7 +64,7 @@ def sliced_wasserstein(
     dtype = torch.float64 if torch.float64 in (first.dtype, second.dtype) else torch.float32
     sets = first.to(dtype), second.to(dtype)
     if not all(bool(images.isfinite().all()) for images in sets):
-        raise InputError("quality: images hold numbers that are not finite")
+        raise InputError("quality: images have numbers that are not finite")
     depth = _levels(*first.shape[2:]) if levels is None else levels
     if depth < 1 or any(side % 2 ** (depth - 1) or side < 2**depth for side in first.shape[2:]):
         raise InputError(f"quality: {depth} levels need sides of at least {2**depth}, divisible by {2 ** (depth - 1)}")
@@ -84,18 +84,18 @@ def sliced_wasserstein(
 def sliced_distance(
     first: Float[Tensor, "m d"], second: Float[Tensor, "m d"], *, directions: int, generator: torch.Generator
 ) -> float:
-    """Mean Wasserstein-1 distance of the projections of two (M, D) sets on random unit directions, in their unit."""
+    """Mean Wasserstein-1 distance of the projections of two (M, D) sets on random unit directions."""
     unit = torch.randn(directions, first.shape[1], generator=generator, device=generator.device).to(first)
     unit = unit / unit.norm(dim=1, keepdim=True)
     total = 0.0
-    for some in unit.split(max(1, BLOCK // len(first))):
+    for some in unit.split(max(1, PROJECTIONS_AT_ONCE // len(first))):
         x, y = ((some @ values.T).sort(dim=1).values for values in (first, second))
         total += (x - y).abs().mean(1).double().sum().item()
     return total / directions
 
 
 def laplacian_pyramid(images: Float[Tensor, "n c h w"], levels: int) -> list[Tensor]:
-    """Bands of detail (N, C, H/2^l, W/2^l), the finest first and last the rest; sides divisible by 2^(levels − 1)."""
+    """Bands of detail (N, C, H/2^l, W/2^l), the finest first, the rest last; sides must divide by 2^(levels − 1)."""
     bands, current = [], images
     for _ in range(levels - 1):
         coarse = _blurred(current)[:, :, ::2, ::2]
@@ -107,7 +107,7 @@ def laplacian_pyramid(images: Float[Tensor, "n c h w"], levels: int) -> list[Ten
 
 
 def _blurred(images: Tensor) -> Tensor:
-    """Each channel through the binomial filter, mirrored at the borders."""
+    """Each channel after the binomial filter, with images mirrored at the borders."""
     weights = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]).to(images) / 16
     rows = images.flatten(0, 1)[:, None]
     filtered = conv2d(pad(rows, (2, 2, 2, 2), mode="reflect"), torch.outer(weights, weights)[None, None])
@@ -115,8 +115,8 @@ def _blurred(images: Tensor) -> Tensor:
 
 
 def _levels(height: int, width: int) -> int:
-    """How often both sides can be halved without a side below SMALLEST, and one."""
-    halvings = int(math.log2(max(1.0, min(height, width) / SMALLEST)))
+    """One level more than both sides can be halved without a side below SMALLEST_SIDE."""
+    halvings = int(math.log2(max(1.0, min(height, width) / SMALLEST_SIDE)))
     while height % 2**halvings or width % 2**halvings:
         halvings -= 1
     return halvings + 1
@@ -141,5 +141,5 @@ def _patches(level: Tensor, places: Tensor) -> Tensor:
 
 
 def _descriptors(patches: Tensor) -> Float[Tensor, "m d"]:
-    """(N, C, patches, pixels) as one row a patch."""
+    """(N, C, patches, pixels) with one row per patch."""
     return patches.transpose(1, 2).flatten(2).flatten(0, 1)

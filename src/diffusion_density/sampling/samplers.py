@@ -1,4 +1,4 @@
-"""Ancestral sampling: from the prior back to data by Euler–Maruyama (`process.reverse_process`)."""
+"""Samples of the reverse process, from the prior to the data, by Euler–Maruyama (`process.reverse_process`)."""
 
 import torch
 from torch import Tensor
@@ -26,14 +26,14 @@ def sample(
         event: the shape of one sample.
         steps: Euler–Maruyama steps, one network evaluation each.
         stochasticity: κ, 0 for the flow, 1 for the reverse SDE.
-        generator: draws the prior's sample and the noise; its device is the samples'.
+        generator: draws the sample of the prior and the noise, on its own device.
         dtype: of the samples.
 
     Returns:
         (n, *event) samples at ``schedule.s_start``.
 
     Raises:
-        InputError: for counts below one, a negative stochasticity, or a prior that can't be drawn from.
+        InputError: for counts below one, a negative stochasticity, or a prior that can't be sampled.
     """
     if n < 1 or steps < 1 or not stochasticity >= 0:
         raise InputError(f"sample: n, steps >= 1 and stochasticity >= 0, got {n}, {steps} and {stochasticity}")

@@ -32,11 +32,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import flat, per_row
-from diffusion_density.process.predictions import Prediction, checked, is_straight, target
+from diffusion_density.process.batches import flat, per_row
+from diffusion_density.process.predictions import Prediction, checked, training_target
 from diffusion_density.process.proposals import Proposal, Uniform
 from diffusion_density.process.schedules import LogLinear
-from diffusion_density.process.times import AlphaSquared, likelihood_weight
 
 TimeDensity = Literal["uniform", "importance"]
 
@@ -71,8 +70,8 @@ class FlowMatching:
         self.prediction = checked(prediction)
         self.times = times
         self.trace_weight = trace_weight
-        importance = AlphaSquared(schedule.gamma_min, schedule.gamma_max, schedule.path)
-        self._proposal: Proposal = importance if times == "importance" else Uniform(0.0, 1.0)
+        self._alpha_squared = schedule.alpha_squared(schedule.gamma_min, schedule.gamma_max)
+        self._proposal: Proposal = self._alpha_squared if times == "importance" else Uniform(0.0, 1.0)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -91,9 +90,10 @@ class FlowMatching:
         """Times s and weights w of ‖Z − Ẑ‖² (in nats) for uniform random numbers u ∈ [0, 1) in double precision."""
         s = self._proposal.times(u)
         schedule = self.schedule
-        kind: Literal["noise", "velocity"] = "velocity" if self.prediction == "velocity" else "noise"
-        per_gamma = likelihood_weight(-schedule.log_snr(s), schedule.path, kind)
-        if self.prediction in ("score", "entropy"):
+        per_gamma = torch.full_like(s, 0.5)
+        if self.prediction == "velocity":
+            per_gamma = self._alpha_squared.weight(-schedule.log_snr(s))
+        elif self.prediction in ("score", "entropy"):
             per_gamma = per_gamma * schedule.sigma(s).square()
         return s, per_gamma * (schedule.gamma_max - schedule.gamma_min) / self._proposal.density(s)
 
@@ -132,17 +132,16 @@ class FlowMatching:
                 raise InputError("objective: the trace term needs a probe")
             y.requires_grad_()
         output = network(y, s)
-        error = flat(target(self.prediction, x, noise, self.schedule, s) - output).square().sum(1)
+        error = flat(training_target(self.prediction, x, noise, self.schedule, s) - output).square().sum(1)
         if probe is None or not self.trace_weight:
             return weight * error
         pulled = torch.autograd.grad((output * probe).sum(), y, create_graph=True)[0]
         trace = flat(pulled * probe).sum(1)
         dims = x[0].numel()
-        miss = sigma * trace - self.expected_trace(alpha, error.detach(), dims)
+        miss = sigma * trace - self.expected_trace(s, error.detach(), dims)
         return weight * (error + self.trace_weight / dims * miss.square())
 
-    def expected_trace(self, alpha: Tensor, error: Tensor, dims: int) -> Tensor:
-        """σ tr ∂F*/∂y in ``dims`` dimensions for E‖F − F*‖² = ``error``; same shape as alpha and error."""
-        if is_straight(self.schedule):
-            return dims / 2**0.5 - 2**0.5 * alpha * error
-        return alpha * (dims - error)
+    def expected_trace(self, s: Tensor, error: Tensor, dims: int) -> Tensor:
+        """σ tr ∂F*/∂y at times s in ``dims`` dimensions, where E‖F − F*‖² is ``error``; all of one shape."""
+        alpha, (b, _, norm) = self.schedule.alpha(s), self.schedule.velocity(s)
+        return alpha * (b / (norm * alpha) * dims - norm * error)

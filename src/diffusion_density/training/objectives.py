@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import per_row
 from diffusion_density.process.predictions import Prediction, to_score
 from diffusion_density.process.proposals import HalfSigma, Proposal, Uniform
 from diffusion_density.process.schedules import Schedule

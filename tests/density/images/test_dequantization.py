@@ -14,8 +14,8 @@ from diffusion_density.density.images.dequantization import (
     Dequantization,
     Draws,
     Scheme,
-    bits_per_dim,
     dequantization,
+    nats_to_bits_per_dim,
     start_gamma,
     to_images,
     to_unit,
@@ -192,7 +192,7 @@ def test_a_uniform_density_costs_exactly_eight_bits_in_any_scaling(alpha0: float
     made = dequantization("uniform", 256, alpha0, 1e-3).draw(images, draws, generator=torch.Generator())
     log_density = torch.full((3, draws), -48 * math.log(2 * alpha0), dtype=torch.float64)
     for value, stderr in (made.average(log_density), made.importance_weighted(log_density)):
-        torch.testing.assert_close(bits_per_dim(value, 48), torch.full((3,), 8.0).double(), rtol=0, atol=1e-12)
+        torch.testing.assert_close(nats_to_bits_per_dim(value, 48), torch.full((3,), 8.0).double(), rtol=0, atol=1e-12)
         assert stderr is None or stderr.abs().max() < 1e-9
 
 
@@ -204,7 +204,7 @@ def test_a_uniform_density_costs_log2_levels_under_every_scheme(name: Scheme, le
     draws = scheme.place(torch.full((1, 1, 1, 1), 8, dtype=torch.uint8), nodes(1, 50_000), torch.float64)
     log_density = torch.full((1, 50_000), -math.log(2 * scheme.alpha0), dtype=torch.float64)
     value, _ = draws.importance_weighted(log_density)
-    assert bits_per_dim(value, 1).item() == pytest.approx(math.log2(levels), abs=1e-3)
+    assert nats_to_bits_per_dim(value, 1).item() == pytest.approx(math.log2(levels), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -314,5 +314,5 @@ def test_what_makes_no_sense_is_refused() -> None:
     scheme = dequantization("uniform", 17, 1.0, 1e-2)
     with pytest.raises(InputError, match="beyond the 17 levels"):
         scheme.draw(torch.full((1, 1, 2, 2), 17, dtype=torch.uint8), generator=torch.Generator())
-    with pytest.raises(InputError, match="at least one draw"):
+    with pytest.raises(InputError, match="draws must be at least 1, got 0"):
         scheme.draw(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 0, generator=torch.Generator())

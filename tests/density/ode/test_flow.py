@@ -34,7 +34,7 @@ def test_exact_mixtures(dimension: int, n: int, start: float | None) -> None:
     result = flow(exact, x, rtol=1e-6, atol=1e-6, start=start)
     truth = exact.mixture.log_prob(x)
     assert (result.value - truth).abs().max() < 1e-4
-    assert (result.kind, result.of, result.stderr) == ("exact", "flow", None)
+    assert (result.kind, result.density, result.stderr) == ("exact", "flow", None)
     assert result.status is not None
     assert result.status.tolist() == [0] * n
     assert result.failures() is None
@@ -92,7 +92,7 @@ def test_the_flow_of_a_wrong_score_has_its_own_density(factor: float) -> None:
     assert (result.value - truth.sde.log_prob(x)).abs().min() > 0.05
 
 
-def test_the_wrong_flow_of_the_sheet() -> None:
+def test_the_flow_of_a_wrong_score() -> None:
     truth = ScaledGaussian(1.3, 0.36, 1.2)
     assert truth.flow.mean.item() == pytest.approx(1.294, abs=1e-3)
     assert truth.flow.variance.item() == pytest.approx(0.059, abs=1e-3)

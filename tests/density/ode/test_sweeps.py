@@ -37,7 +37,7 @@ def test_a_mixture_on_every_schedule(schedule: Schedule, dtype: torch.dtype) -> 
     exact, x, truth = exact_points(3, 20, schedule)
     result = flow(exact, x.to(dtype), rtol=1e-4, atol=1e-4)
     assert ((result.value - truth).abs() < 3e-4 * (1 + truth.abs())).all()
-    assert (result.kind, result.of, result.stderr, result.value.dtype) == ("exact", "flow", None, torch.float64)
+    assert (result.kind, result.density, result.stderr, result.value.dtype) == ("exact", "flow", None, torch.float64)
 
 
 def random_network(dimension: int, stack: int = 1) -> MLP:

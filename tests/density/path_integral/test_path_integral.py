@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from diffusion_density.density.ode.divergence import with_divergence
-from diffusion_density.density.path_integral.plain import ROWS, path_integral
+from diffusion_density.density.path_integral.plain import ROWS_PER_CALL, path_integral
 from diffusion_density.machine.errors import InputError
 from diffusion_density.networks.mlp import MLP
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import per_row
 from diffusion_density.process.mixtures import ExactModel
 from diffusion_density.process.model import DiffusionModel, GaussianPrior, Model
 from diffusion_density.process.predictions import PREDICTIONS, Prediction
@@ -44,7 +44,7 @@ def test_exact_mixtures(dimension: int) -> None:
     assert result.stderr.mean() < 0.1 * dimension + 0.1  # sharp enough to mean something
     mean_error = result.stderr.square().sum().sqrt() / len(x)
     assert abs((result.value - truth).mean()) < 4 * mean_error
-    assert (result.kind, result.of) == ("lower", "sde")
+    assert (result.kind, result.density) == ("lower", "sde")
     assert result.status is not None
     assert result.status.tolist() == [0] * 200
     assert result.failures() is None
@@ -117,7 +117,7 @@ def test_the_bound_of_a_wrong_score_is_below_its_sde_density(factor: float) -> N
     assert (result.value - log_prob).mean() < -0.05  # the gap of these two factors is not nothing
 
 
-def test_the_wrong_sde_of_the_sheet() -> None:
+def test_the_sde_of_a_wrong_score() -> None:
     truth = ScaledGaussian(1.3, 0.36, 1.2)
     assert truth.sde.mean.item() == pytest.approx(1.300, abs=1e-3)
     assert truth.sde.variance.item() == pytest.approx(0.257, abs=1e-3)
@@ -210,10 +210,10 @@ def elementwise(prior: GaussianPrior | None) -> Model:
 
 
 @pytest.mark.parametrize("prior", [GaussianPrior(1.0), None])
-@pytest.mark.parametrize("throws", [2, 37, 48, 1000, ROWS + 5])
+@pytest.mark.parametrize("throws", [2, 37, 48, 1000, ROWS_PER_CALL + 5])
 def test_a_point_alone_is_a_point_among_others(prior: GaussianPrior | None, throws: int) -> None:
     model = elementwise(prior)
-    count = max(3, min(24, 3 * ROWS // throws))
+    count = max(3, min(24, 3 * ROWS_PER_CALL // throws))
     for event in ((3,), (1, 3, 1)):
         x = torch.randn(count, *event, generator=seeded(0))
         many = path_integral(model, x, throws=throws, generator=seeded(4))
@@ -232,7 +232,7 @@ def test_the_same_generator_gives_the_same_and_another_another() -> None:
     assert (values[0] - values[2]).abs().min() > 0
 
 
-@pytest.mark.parametrize(("points", "throws"), [(5, 2), (5, 100), (40, 1000), (2, ROWS + 1)])
+@pytest.mark.parametrize(("points", "throws"), [(5, 2), (5, 100), (40, 1000), (2, ROWS_PER_CALL + 1)])
 def test_network_evaluations(points: int, throws: int) -> None:
     counter = Counting(lambda x, _s: x)
     model = DiffusionModel(counter, PAPER_A, "noise")
@@ -331,5 +331,5 @@ def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None
 def test_points_that_are_not_finite_are_named() -> None:
     exact, x, _ = exact_points(2, 3)
     x[2, 1] = torch.nan
-    with pytest.raises(InputError, match="point 2 holds numbers that are not finite"):
+    with pytest.raises(InputError, match="point 2 has numbers that are not finite"):
         path_integral(exact, x, generator=seeded(0))

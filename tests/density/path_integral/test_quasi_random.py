@@ -1,10 +1,10 @@
-"""Randomised nets: uniform points, even nets, draws that no batch mate changes."""
+"""Randomised point sets: uniform points, even sets, draws that do not depend on other points of a batch."""
 
 import pytest
 import torch
 from scipy import stats
 
-from diffusion_density.density.path_integral.quasi_random import BITS, NETS, draw
+from diffusion_density.density.path_integral.quasi_random import BITS, POINT_SETS, draw
 from truths import seeded
 
 
@@ -30,7 +30,7 @@ def test_a_net_has_one_point_in_every_interval() -> None:
 def test_nets_of_a_point_and_of_points_are_independent() -> None:
     u, _ = draw(torch.zeros(3000, 1, dtype=torch.float64), 4, seeded(0))
     first = u[:, :, 0]
-    across = torch.corrcoef(first.T) - torch.eye(NETS)
+    across = torch.corrcoef(first.T) - torch.eye(POINT_SETS)
     assert across.abs().max() < 5 / 3000**0.5
     assert abs(torch.corrcoef(torch.stack([first[:-1, 0], first[1:, 0]]))[0, 1]) < 5 / 3000**0.5
 
@@ -52,7 +52,7 @@ def test_noise_is_like_the_points(dtype: torch.dtype, event: tuple[int, ...]) ->
     u, z = draw(torch.zeros(2, *event, dtype=dtype), 32, seeded(0))
     assert u.dtype == torch.float64
     assert z.dtype == dtype
-    assert z.shape == (2, NETS, 32, *event)
+    assert z.shape == (2, POINT_SETS, 32, *event)
     assert z.isfinite().all()
     assert abs(z.std() - 1) < 0.1
     assert (u * 2 ** (BITS + 1) % 2 == 1).all()  # the middles of a grid: nothing was rounded

@@ -8,13 +8,13 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from diffusion_density.density.path_integral.plain import ROWS, Method, path_integral
+from diffusion_density.density.path_integral.plain import ROWS_PER_CALL, Method, path_integral
 from diffusion_density.density.path_integral.quasi_random import draw
 from diffusion_density.density.path_integral.reduced import _features
 from diffusion_density.density.result import LogDensity
 from diffusion_density.machine.errors import InputError
 from diffusion_density.networks.mlp import MLP
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import per_row
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.model import DiffusionModel, GaussianPrior, Model
 from diffusion_density.process.schedules import LogLinear, Schedule, VariancePreserving
@@ -154,13 +154,13 @@ def test_a_target_is_reached_and_paid_for_by_the_points_that_need_it() -> None:
     exact, x, truth = exact_points(3, 60)
     counter = Counting(exact.score)
     model = DiffusionModel(counter, PAPER_A, "score", exact.prior)
-    result = path_integral(model, x, throws=64, method="reduced", target=0.03, generator=seeded(0))
+    result = path_integral(model, x, throws=64, method="reduced", target_stderr=0.03, generator=seeded(0))
     assert result.stderr is not None
     assert (result.stderr <= 0.03).all()
     assert ((result.value - truth).abs() < 3 * result.stderr + 2e-3).double().mean() > 0.9
     assert 64 < result.network_evaluations < 8192
     assert math.ceil(counter.rows / 60) == result.network_evaluations
-    few = path_integral(exact, x, throws=64, method="reduced", target=1e-6, most=500, generator=seeded(0))
+    few = path_integral(exact, x, throws=64, method="reduced", target_stderr=1e-6, max_throws=500, generator=seeded(0))
     assert few.network_evaluations == 64 + 128 + 256
 
 
@@ -184,7 +184,7 @@ def test_a_prior_of_any_kind_enters_as_its_expectation() -> None:
     differences = values - expected  # of equal throws: the prior alone
     assert_unbiased(differences, torch.zeros(8, dtype=torch.float64))
     assert differences.abs().max() > 0
-    assert (closed.kind, closed.of) == ("lower", "sde")
+    assert (closed.kind, closed.density) == ("lower", "sde")
 
 
 def elementwise(dtype: torch.dtype = torch.float64) -> Model:
@@ -192,7 +192,7 @@ def elementwise(dtype: torch.dtype = torch.float64) -> Model:
     return DiffusionModel(lambda x, s: (2 * x).tanh() * (1 + per_row(s, x)).to(dtype), PAPER_A, "score")
 
 
-@pytest.mark.parametrize("throws", [16, 48, 1024, 2 * ROWS + 16])
+@pytest.mark.parametrize("throws", [16, 48, 1024, 2 * ROWS_PER_CALL + 16])
 def test_a_batch_gives_what_its_points_give(throws: int) -> None:
     """One after the other, from the same generator."""
     for event in ((3,), (1, 3, 1), (101,)):
@@ -213,13 +213,13 @@ def test_the_same_generator_gives_the_same_and_another_another() -> None:
     assert (values[0] - values[2]).abs().min() > 0
 
 
-@pytest.mark.parametrize(("points", "throws"), [(5, 16), (40, 1024), (2, 2 * ROWS + 16)])
+@pytest.mark.parametrize(("points", "throws"), [(5, 16), (40, 1024), (2, 2 * ROWS_PER_CALL + 16)])
 def test_network_evaluations(points: int, throws: int) -> None:
     counter = Counting(lambda x, _s: x)
     x = torch.randn(points, 2, generator=seeded(0))
     result = reduced(DiffusionModel(counter, PAPER_A, "noise"), x, throws)
     assert counter.rows == points * throws == points * result.network_evaluations
-    assert counter.rows <= counter.calls * ROWS
+    assert counter.rows <= counter.calls * ROWS_PER_CALL
     assert result.settings["method"] == "reduced"
 
 
@@ -269,7 +269,8 @@ def test_features_have_no_mean(size: int, count: int) -> None:
 def test_the_rows_of_a_call_change_nothing() -> None:
     exact, x, _ = exact_points(2, 5)
     whole, parts = (
-        path_integral(exact, x, throws=64, method="reduced", generator=seeded(0), chunk=chunk) for chunk in (ROWS, 32)
+        path_integral(exact, x, throws=64, method="reduced", generator=seeded(0), chunk=chunk)
+        for chunk in (ROWS_PER_CALL, 32)
     )
     torch.testing.assert_close(parts.value, whole.value, rtol=1e-10, atol=1e-10)
 

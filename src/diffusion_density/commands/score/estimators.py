@@ -22,14 +22,14 @@ from diffusion_density.density.chain import chain
 from diffusion_density.density.estimators import ESTIMATORS
 from diffusion_density.density.formula import formula
 from diffusion_density.density.images.bits import bits_per_dim
-from diffusion_density.density.images.bound import ROWS as IMAGES
+from diffusion_density.density.images.bound import IMAGES_PER_CALL
 from diffusion_density.density.images.dequantized import dequantized_bits, formula_bits
 from diffusion_density.density.ode.flow import flow
 from diffusion_density.density.path_integral.plain import path_integral
-from diffusion_density.density.path_integral.quasi_random import NETS
+from diffusion_density.density.path_integral.quasi_random import POINT_SETS
 from diffusion_density.density.result import STATUS, LogDensity
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.batches import ROWS
+from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.model import Model
 
 TIMES = 64  # times of the formula's quadrature, for points
@@ -61,7 +61,7 @@ def log_prob(
     x: Float[Tensor, "b *event"],
     settings: Settings,
     generator: torch.Generator,
-    rows: int = ROWS,
+    rows: int = ROWS_PER_CALL,
 ) -> LogDensity:
     """Log p of points in nats by one estimator.
 
@@ -129,7 +129,7 @@ def bits(
     return dequantized_bits(
         model,
         x,
-        lambda model, z: log_prob(name, model, z, each, generator, IMAGES),
+        lambda model, z: log_prob(name, model, z, each, generator, IMAGES_PER_CALL),
         levels=levels,
         dequantization=settings.dequantization,
         draws=draws,
@@ -168,7 +168,7 @@ def _repeats(name: str, images: bool, settings: Settings) -> float:
     estimator = ESTIMATORS[name]
     if images:
         return settings.draws if estimator.images == "versions" else inf
-    return {"probes": settings.probes, "point sets": NETS, "paths": PATHS}.get(estimator.repeats, inf)
+    return {"probes": settings.probes, "point sets": POINT_SETS, "paths": PATHS}.get(estimator.repeats, inf)
 
 
 def _rows(name: str, result: LogDensity, repeats: float, images: bool) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def _rows(name: str, result: LogDensity, repeats: float, images: bool) -> pd.Dat
         {
             number: range(1, len(value) + 1),
             "estimator": name,
-            "density": result.of,
+            "density": result.density,
             "kind": result.kind,
             column: value,
             f"stderr_{unit}": stderr,

@@ -28,10 +28,10 @@ from torch.nn.functional import logsigmoid
 
 from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import per_row
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.predictions import from_score, to_score
-from diffusion_density.process.schedules import Discrete
+from diffusion_density.process.schedules import Discrete, Schedule
 
 LEVELS = 256
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
@@ -63,6 +63,8 @@ class OfScaledData(Discrete):
     def diffusion(self, s: Tensor) -> Tensor:
         log_snr, slope = self._segment(s)
         return -slope * (2 * self.log_scale - log_snr).sigmoid()
+
+    velocity = Schedule.velocity  # α² + σ² is not 1
 
 
 class Noise(nn.Module):

@@ -1,1 +1,1 @@
-"""Densities of integer images: bits per dimension by dequantization and by the variational bound."""
+"""Probabilities of images of integers: bits per dimension by dequantization and by the variational bound."""

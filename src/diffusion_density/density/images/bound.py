@@ -1,4 +1,4 @@
-r"""The variational bound of the reverse SDE on the probability of an image, in its three terms (paper D, section 1.3).
+r"""The variational bound of the reverse SDE on the probability of an image, in its three terms (Kingma et al. 2021).
 
 With z_γ = α x + σ ε from the data end γ₀ to the noise end γ₁, and the prior p₁ that generation starts from,
 
@@ -8,12 +8,13 @@ With z_γ = α x + σ ε from the data end γ₀ to the noise end γ₁, and the
           _{\text{diffusion}} .
 
 The reconstruction is a sum over pixels of a function of the level alone, integrated numerically. The prior of a trained
-model is N(0, σ₁² I), σ₁² = 0.854 on the straight path and not 1, and the divergence is a closed form. The diffusion
-term is an average over throws of (γ, ε): γ from the density α²(γ)/Z, which makes the integrand nearly flat for a
-velocity or noise prediction alike, at uniform numbers of low discrepancy, one lattice with a random shift an image.
+model is N(0, σ₁² I), where σ₁² is 0.854 and not 1 at the end γ₁ = 5 of the straight path; the KL is a closed form. The
+diffusion term is an average over throws of (γ, ε). γ has the density α²(γ)/Z (`process.times`), for which the integrand
+is nearly constant for a velocity and for a noise prediction, at low-discrepancy uniform numbers: one lattice with a
+random shift per image.
 
-On such a lattice the spread of the throws would overstate the error. Half the mean squared difference of neighbours,
-the last and the first included, estimates their variance about the trend in time, with a small excess.
+On such a lattice the spread of the throws overestimates the error. Half the mean squared difference of neighbours, the
+last and the first included, estimates their variance around the trend in time, with a small excess.
 """
 
 import math
@@ -23,15 +24,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffusion_density.density.images.dequantization import Variational, to_unit
-from diffusion_density.density.images.dequantization import bits_per_dim as to_bits
+from diffusion_density.density.images.dequantization import Variational, nats_to_bits_per_dim, to_unit
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.broadcasting import flat, per_row
+from diffusion_density.process.batches import flat, per_row
 from diffusion_density.process.model import GaussianPrior, Model
-from diffusion_density.process.predictions import is_straight
-from diffusion_density.process.times import AlphaSquared, low_discrepancy
+from diffusion_density.process.times import low_discrepancy
 
-ROWS = 64  # rows of one network call: a network of images needs as many sets of activations
+IMAGES_PER_CALL = 64  # of a network on images, which stores activations for each
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class BoundTerms:
 
     Attributes:
         reconstruction: (B,) −log P(k|z) of the softmax decoder at the data end, in expectation; exact.
-        prior: (B,) the divergence of the noise end from the prior; exact for a normal prior, else by throws.
+        prior: (B,) the KL of the noise end from the prior; exact for a Gaussian prior, else by throws.
         diffusion: (B,) the integral of the squared error of the noise prediction, by throws.
         stderr: (B,) standard error of the sum of the three; None for one throw.
     """
@@ -52,12 +51,12 @@ class BoundTerms:
 
     @property
     def total(self) -> Float[Tensor, " b"]:
-        """(B,) the bound itself."""
+        """(B,) the bound, the sum of the three terms."""
         return self.reconstruction + self.prior + self.diffusion
 
 
 def check_images(images: Tensor, levels: int) -> None:
-    """Refuse images that have no probability.
+    """Check that images have a probability.
 
     Raises:
         InputError: unless images are uint8 (B, C, H, W), not empty, with values below ``levels``, 2 to 256.
@@ -74,7 +73,7 @@ def checked_start(model: Model, start: float | None) -> float:
     """The time of the data end: ``start``, or the schedule's own.
 
     Raises:
-        InputError: unless it lies before the noise end and has noise.
+        InputError: unless it is before the noise end and has noise.
     """
     schedule = model.schedule
     first = schedule.s_start if start is None else start
@@ -93,12 +92,13 @@ def bound_terms(
     throws: int = 16,
     generator: torch.Generator,
     start: float | None = None,
-    chunk: int = ROWS,
+    chunk: int = IMAGES_PER_CALL,
     dtype: torch.dtype = torch.float32,
 ) -> BoundTerms:
     """The three terms of the variational bound on −log₂ P(image)/N; any prediction, any schedule.
 
-    The draws of an image are consecutive in the generator's stream: a batch gives what its images give one by one.
+    The draws of an image are consecutive in the generator's stream: a batch gives the same values as its images one by
+    one.
 
     Args:
         model: the score and its schedule.
@@ -114,7 +114,7 @@ def bound_terms(
         BoundTerms in bits/dim.
 
     Raises:
-        InputError: for images or settings that make no sense.
+        InputError: for images as in :func:`check_images`, or settings out of range.
     """
     check_images(images, levels)
     if throws < 1 or chunk < 1:
@@ -134,7 +134,7 @@ def bound_terms(
             noise, extra, u = _draw(part, throws, generator, closed)
             squares = _diffusion(their, x, noise, u, first, chunk, dtype)
             differences = torch.zeros_like(squares)
-            if extra is not None:  # E log prior = E log of the normal reference, closed, + the mean of what differs
+            if extra is not None:  # E log prior is that of the Gaussian reference, closed, plus the mean difference
                 end = alpha * x[:, None] + sigma * extra
                 rows = end.flatten(0, 1).to(dtype)
                 gain = torch.cat([model.prior.log_prob(z) - reference.log_prob(z) for z in rows.split(chunk)])
@@ -142,7 +142,7 @@ def bound_terms(
             spread = _variance_of_mean(squares + differences)
             reconstruction = table[part.long()].flatten(1).sum(1)
             columns.append((reconstruction, prior + differences.mean(1), squares.mean(1), spread.sqrt()))
-    values = [-to_bits(torch.cat(column), dims) for column in zip(*columns, strict=True)]
+    values = [-nats_to_bits_per_dim(torch.cat(column), dims) for column in zip(*columns, strict=True)]
     return BoundTerms(values[0], values[1], values[2], values[3] if throws > 1 else None)
 
 
@@ -159,7 +159,7 @@ def reconstruction_table(levels: int, alpha0: float, sigma0: float) -> Float[Ten
 def _draw(
     images: Tensor, throws: int, generator: torch.Generator, closed: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Noise of the throws, noise of the noise end unless the prior is closed, (B, n, C, H, W); a lattice (B, n)."""
+    """Noise of the throws, and of the noise end unless the prior is ``closed``, (B, n, C, H, W); a lattice (B, n)."""
     shape = (1 if closed else 2, throws, *images.shape[1:])
     lattices, noises = [], []
     for _ in images:
@@ -172,11 +172,11 @@ def _draw(
 def _diffusion(
     model: Model, x: Tensor, noise: Tensor, u: Tensor, first: float, chunk: int, dtype: torch.dtype
 ) -> Float[Tensor, "b n"]:
-    """½ ‖ε − ε̂‖² over the density of γ, in nats, of every throw."""
+    """½ ‖ε − ε̂‖² divided by the density of γ, in nats, for every throw."""
     schedule = model.schedule
     ends = -schedule.log_snr(torch.tensor([first, schedule.s_max], dtype=torch.float64))
     gamma0, gamma1 = ends.tolist()
-    proposal = AlphaSquared(gamma0, gamma1, "straight" if is_straight(schedule) else "vp")
+    proposal = schedule.alpha_squared(gamma0, gamma1)
     place = proposal.times(u)
     weight = 0.5 * (gamma1 - gamma0) / proposal.density(place)
     s = schedule.inverse(-(gamma0 + (gamma1 - gamma0) * place)).flatten()
@@ -191,5 +191,5 @@ def _diffusion(
 
 
 def _variance_of_mean(terms: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
-    """Of n terms on a lattice of times with a random shift, by differences of neighbours around the circle."""
+    """The variance of the mean of n terms on a randomly shifted lattice of times, from differences of neighbours."""
     return (terms - terms.roll(1, dims=1)).square().sum(1) / (2 * terms.shape[1] ** 2)

@@ -1,20 +1,20 @@
-r"""Dequantization: from a density on noisy real images to the probability of an image of integers (paper D, section 2).
+r"""Dequantization: from a density of noisy real images to the probability of an image of integers (Zheng et al. 2023).
 
 An image k of N values in {0, …, B − 1} has the bin centres x = 2 (k + ½)/B − 1 in (−1, 1). At the data end of the
-forward process, z = α₀ x + σ₀ ε has a density p, which gives k the probability P(k) = ∫ p(z) P(k|z) dz. With any law
+forward process, z = α₀ x + σ₀ ε has a density p, so k has the probability P(k) = ∫ p(z) P(k|z) dz. For any distribution
 q of z given k,
 
 .. math:: \log P(k) \;\ge\; E_{q(z|k)}\Big[\log p(z) + \underbrace{\log P(k|z) - \log q(z|k)}_{\text{log weight}}\Big],
           \qquad z = \alpha_0 x + \sigma_0 \eta,
 
-and log mean of K weighted draws, logsumexp − log K, is a bound that rises with K. In the units of η a bin is
-[−τ, τ], τ = α₀/(B σ₀). The three schemes are three laws of η, all drawn by inverting their distribution function:
+and the log of the mean of K weighted draws, logsumexp − log K, is a bound that increases with K. In units of η a bin is
+[−τ, τ], τ = α₀/(B σ₀). The three schemes are three distributions of η, drawn by inverting their distribution function:
 
-* truncated normal: N(0, 1) on [−τ, τ]; P(k|z) = 1 within the bin; almost what the network saw in training;
+* truncated normal: N(0, 1) on [−τ, τ]; P(k|z) = 1 within the bin; very close to the inputs of training;
 * uniform: on [−τ, τ]; P(k|z) = 1 within the bin;
-* variational: N(0, 1), which leaves the bin; P(k|z) is a softmax over levels of −½ ((z − α₀ x_j)/σ₀)².
+* variational: N(0, 1), which can leave the bin; P(k|z) is a softmax over levels of −½ ((z − α₀ x_j)/σ₀)².
 
-τ = 3.0187 is the paper's for B = 256 and γ = log(σ₀²/α₀²) = −13.3; ``start_gamma`` keeps it for other B (section 2.6).
+τ = 3.0187 for B = 256 and γ = log(σ₀²/α₀²) = −13.3, the values of Zheng et al.; ``start_gamma`` keeps τ for other B.
 """
 
 import math
@@ -32,10 +32,10 @@ TAU = math.exp(13.3 / 2) / 256
 """Half a bin in standard deviations of the noise, for 256 levels at γ = −13.3."""
 
 UNIFORM_LATER = 1.5
-"""Uniform dequantization starts later in γ by this much: at −11.8 for 256 levels (section 2.3)."""
+"""Uniform dequantization starts at a γ that is larger by this: at −11.8 for 256 levels, as Zheng et al. do."""
 
 NEGLIGIBLE = 40.0
-"""Terms e⁻⁴⁰ times smaller than another are left out of a sum over levels."""
+"""Terms of a sum over levels are left out if they are e⁻⁴⁰ times smaller than another one."""
 
 Scheme = Literal["truncated_normal", "uniform", "variational"]
 
@@ -51,7 +51,7 @@ def to_unit(
     """Bin centres 2 (k + ½)/B − 1 in (−1, 1) of images of integers k in {0, …, B − 1}.
 
     Raises:
-        InputError: if a value reaches beyond the levels.
+        InputError: if a value is beyond the levels.
     """
     if levels < 256 and images.numel() and int(images.max()) >= levels:
         raise InputError(f"images: value {int(images.max())} is beyond the {levels} levels 0 … {levels - 1}")
@@ -59,12 +59,12 @@ def to_unit(
 
 
 def to_images(x: Float[Tensor, "b c h w"], levels: int) -> UInt8[Tensor, "b c h w"]:
-    """The nearest image of integers, values beyond (−1, 1) going to the end levels: the inverse of ``to_unit``."""
+    """The nearest image of integers, the inverse of ``to_unit``; values beyond (−1, 1) become the end levels."""
     return ((x.double() + 1) * levels / 2).floor().clamp(0, levels - 1).to(torch.uint8)
 
 
-def bits_per_dim(log_prob: Float[Tensor, " b"], dims: int) -> Float[Tensor, " b"]:
-    """−log₂ P / N from log P in nats; also turns a standard error, up to its sign."""
+def nats_to_bits_per_dim(log_prob: Float[Tensor, " b"], dims: int) -> Float[Tensor, " b"]:
+    """−log₂ P / N from log P in nats; a standard error in nats becomes minus the one in bits/dim."""
     return -log_prob / (dims * math.log(2))
 
 
@@ -73,10 +73,10 @@ class Draws:
     """K dequantized versions of each of B images.
 
     Attributes:
-        z: (B, K, C, H, W) where the density p of the data end is to be evaluated.
+        z: (B, K, C, H, W) the points for the density p of the data end.
         log_weight: (B, K) nats, log P(k|z) − log q(z|k), for weighted averages of p.
         mean_log_weight: (B, K) nats, the same with −log q replaced by its exact mean, the entropy of q: for averages
-            of log p, with less noise.
+            of log p with less noise.
     """
 
     z: Float[Tensor, "b k c h w"]
@@ -97,8 +97,8 @@ class Draws:
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"] | None]:
         """The K-draw bound log (1/K) Σ p(z)/q on log P (nats), and its standard error (None for K = 1).
 
-        The log K is subtracted, without which the number is no bound. The error is that of the logarithm of a mean to
-        first order; it is meaningful where no single draw carries the sum.
+        log K is subtracted; without it the number is no bound. The error is that of the logarithm of a mean to first
+        order; it is meaningful only if no single draw dominates the sum.
         """
         terms = log_density.double() + self.log_weight
         count = terms.shape[1]
@@ -110,7 +110,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Dequantization(ABC):
-    """A law q(z | k) around an image, at a data end where z = α₀ x + σ₀ ε.
+    """A distribution q(z | k) around an image, at a data end where z = α₀ x + σ₀ ε.
 
     Args:
         levels: B, the number of integer levels.
@@ -144,7 +144,7 @@ class Dequantization(ABC):
 
     @abstractmethod
     def noise(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """η with the scheme's law, by inverting its distribution function at uniform u in [0, 1], double precision."""
+        """η of the scheme, by inverting its distribution function at uniform u in [0, 1], double precision."""
 
     @abstractmethod
     def log_q(self, noise: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -155,7 +155,7 @@ class Dequantization(ABC):
         noise: Float[Tensor, "b k c h w"],
         images: UInt8[Tensor, "b c h w"],  # noqa: ARG002
     ) -> Float[Tensor, "b k"]:
-        """log P(k|z) in nats, summed over dimensions: 0 for a law that stays within the bin."""
+        """log P(k|z) in nats, summed over dimensions: 0 for a distribution within the bin."""
         return noise.new_zeros(noise.shape[:2])
 
     def draw(
@@ -169,10 +169,10 @@ class Dequantization(ABC):
         """K = ``draws`` random versions of each image, on the images' device.
 
         Raises:
-            InputError: unless draws >= 1, or if a value reaches beyond the levels.
+            InputError: unless draws >= 1 and all values are within the levels.
         """
         if draws < 1:
-            raise InputError(f"dequantization: at least one draw needed, got {draws}")
+            raise InputError(f"dequantization: draws must be at least 1, got {draws}")
         shape = (images.shape[0], draws, *images.shape[1:])
         u = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
         return self.place(images, u.to(images.device), dtype)
@@ -183,10 +183,10 @@ class Dequantization(ABC):
         u: Float[Tensor, "b k c h w"],
         dtype: torch.dtype = torch.float32,
     ) -> Draws:
-        """The versions of each image at given uniform numbers in [0, 1]: with nodes of a quadrature, the exact bound.
+        """The versions of each image at given uniform numbers in [0, 1], for example the nodes of a quadrature.
 
         Raises:
-            InputError: if a value reaches beyond the levels.
+            InputError: if a value is beyond the levels.
         """
         x = to_unit(images, self.levels, torch.float64)[:, None]
         noise = self.noise(u.double())
@@ -200,11 +200,11 @@ class Dequantization(ABC):
 
 
 class TruncatedNormal(Dequantization):
-    """N(α₀ x, σ₀²) within the bin (section 2.1): free of training, and tight where τ is 3 or more."""
+    """N(α₀ x, σ₀²) within the bin: needs no training, and is tight if τ is 3 or more."""
 
     @property
     def mass(self) -> float:
-        """The probability of [−τ, τ] under N(0, 1); 0.9974613 at the paper's τ."""
+        """The probability of [−τ, τ] under N(0, 1); 0.9974613 for τ = 3.0187."""
         return math.erf(self.tau / math.sqrt(2))
 
     @property
@@ -220,7 +220,7 @@ class TruncatedNormal(Dequantization):
 
 
 class Uniform(Dequantization):
-    """Uniform within the bin (section 2.3): harmless only where the noise is as wide as the bin."""
+    """Uniform within the bin: accurate only if the noise is as wide as the bin."""
 
     @property
     def entropy(self) -> float:
@@ -234,7 +234,7 @@ class Uniform(Dequantization):
 
 
 class Variational(Dequantization):
-    """N(α₀ x, σ₀²) with a softmax decoder over levels (section 2.2): the reconstruction term of variational models."""
+    """N(α₀ x, σ₀²) with a softmax decoder over levels: the reconstruction term of variational diffusion models."""
 
     @property
     def entropy(self) -> float:
@@ -249,7 +249,7 @@ class Variational(Dequantization):
     def log_decoder(self, noise: Float[Tensor, "b k c h w"], images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """log P(k|z) = −½ η² − log Σ_j exp −½ (η − 2 τ (j − k))², summed over dimensions; j runs over the levels.
 
-        Levels so far off that they cannot matter (``NEGLIGIBLE``) are left out, which at τ = 3 leaves seven of 256.
+        Negligible levels (``NEGLIGIBLE``) are left out; at τ = 3, seven of 256 are used.
         """
         largest = float(noise.abs().max())
         reach = math.ceil((largest + math.sqrt(largest**2 + 2 * NEGLIGIBLE)) / (2 * self.tau))

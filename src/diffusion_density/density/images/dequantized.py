@@ -1,13 +1,14 @@
-r"""Bits per dimension of images by any estimator of log p at a point or at noisy clean points (paper D, section 2).
+r"""Bits per dimension of images by any estimator of log p at points, or by the density formula.
 
-`density.bits` has the two estimators of the paper. Every other one gives an upper bound on bits/dim likewise:
+:mod:`diffusion_density.density.images.bits` has the flow and the variational bound. Other estimators give upper bounds
+on bits/dim in the same way:
 
-* of log p(z) at given points: K versions z of an image, from any law q of
+* estimators of log p(z) at given points: K versions z of an image, from any distribution q of
   :mod:`diffusion_density.density.images.dequantization`, and the mean of log p(z) + log P(k|z) − log q(z|k) over them;
-* the density formula, which averages log p over z ~ N(α₀ x, σ₀² I) itself: the ``variational`` law, whose
-  E log P(k|z) is a sum over pixels (:func:`diffusion_density.density.images.bound.reconstruction_table`).
+* the density formula, which is itself a mean of log p over z ~ N(α₀ x, σ₀² I): the ``variational`` distribution, for
+  which E log P(k|z) is a sum over pixels (:func:`diffusion_density.density.images.bound.reconstruction_table`).
 
-A lower bound on log p(z) in expectation thus gives an upper bound on bits/dim in expectation.
+A lower bound on log p(z) in expectation gives an upper bound on bits/dim in expectation.
 """
 
 import math
@@ -17,9 +18,8 @@ import torch
 from torch import Tensor
 
 from diffusion_density.density.formula import formula
-from diffusion_density.density.images.bound import ROWS, check_images, checked_start, reconstruction_table
-from diffusion_density.density.images.dequantization import Scheme, Variational, to_unit
-from diffusion_density.density.images.dequantization import bits_per_dim as to_bits
+from diffusion_density.density.images.bound import IMAGES_PER_CALL, check_images, checked_start, reconstruction_table
+from diffusion_density.density.images.dequantization import Scheme, Variational, nats_to_bits_per_dim, to_unit
 from diffusion_density.density.images.dequantization import dequantization as scheme_named
 from diffusion_density.density.result import LogDensity, estimated
 from diffusion_density.machine.errors import InputError
@@ -37,7 +37,7 @@ def dequantized_bits(
     dequantization: Scheme = "truncated_normal",
     draws: int = 4,
     generator: torch.Generator,
-    chunk: int = ROWS,
+    chunk: int = IMAGES_PER_CALL,
     dtype: torch.dtype = torch.float32,
 ) -> LogDensity:
     """−log₂ P(image)/N by an estimator of log p at points, averaged over K dequantized versions of each image.
@@ -45,21 +45,21 @@ def dequantized_bits(
     Args:
         model: the score and its schedule, trained on images mapped by ``dequantization.to_unit``.
         images: (B, C, H, W) uint8, values below ``levels``, on the model's device.
-        estimate: from a model and points (R, C, H, W) of the time s_start to their log densities in nats, which must
+        estimate: from a model and points (R, C, H, W) at the time s_start to their log densities in nats, which must
             be exact, unbiased or lower bounds.
         levels: the number of integer levels, 2 to 256.
         dequantization: ``truncated_normal``, ``uniform`` or ``variational``.
         draws: K.
         generator: draws the versions.
-        chunk: the most versions that are given to the estimator at once.
+        chunk: the most versions in one call of the estimator.
         dtype: of the versions.
 
     Returns:
-        LogDensity in bits/dim, an ``upper`` bound in expectation; its standard error is that of the draws, which holds
-        the estimator's own, and None for one draw. ``network_evaluations`` are those of one image.
+        LogDensity in bits/dim, an ``upper`` bound in expectation. Its standard error is that of the draws, which
+        includes the estimator's own; it is None for one draw. ``network_evaluations`` are those of one image.
 
     Raises:
-        InputError: for images or settings that make no sense, or an estimator of upper bounds on log p.
+        InputError: for images as in `check_images`, settings out of range, or an estimator of upper bounds on log p.
     """
     check_images(images, levels)
     if draws < 1 or chunk < 1:
@@ -71,16 +71,16 @@ def dequantized_bits(
         versions = scheme.draw(part, draws, generator=generator, dtype=dtype)
         result = estimate(their, versions.z.flatten(0, 1))
         if result.kind == "upper":
-            raise InputError("dequantized_bits: an upper bound on log p bounds no probability of an image")
+            raise InputError("dequantized_bits: an upper bound on log p gives no bound on the probability of an image")
         value, stderr = versions.average(result.value.reshape(len(part), draws))
-        values.append(to_bits(value, dims))
+        values.append(nats_to_bits_per_dim(value, dims))
         if stderr is not None:
-            stderrs.append(-to_bits(stderr, dims))
+            stderrs.append(-nats_to_bits_per_dim(stderr, dims))
     return estimated(
         torch.cat(values),
         torch.cat(stderrs) if stderrs else None,
         kind="upper",
-        of=result.of,
+        density=result.density,
         network_evaluations=result.network_evaluations * draws,
         settings=result.settings | {"levels": levels, "dequantization": dequantization, "draws": draws},
     )
@@ -94,12 +94,12 @@ def formula_bits(
     steps: int = 128,
     throws: int = 4,
     generator: torch.Generator,
-    chunk: int = ROWS,
+    chunk: int = IMAGES_PER_CALL,
     dtype: torch.dtype = torch.float32,
 ) -> LogDensity:
     """−log₂ P(image)/N by the density formula: the ``variational`` bound of the reverse SDE.
 
-    The rule is the trapezoid: images are sharp, and nodes of the quadrature would have to be many.
+    The rule is the trapezoid, since images are sharp and would need many nodes of the quadrature.
 
     Args:
         model: the score and its schedule, trained on images mapped by ``dequantization.to_unit``.
@@ -115,7 +115,7 @@ def formula_bits(
         LogDensity in bits/dim, an ``upper`` bound of the ``sde`` in expectation, up to the error of the rule.
 
     Raises:
-        InputError: for images or settings that make no sense.
+        InputError: for images as in `check_images`, or settings out of range.
     """
     check_images(images, levels)
     alpha, sigma = model.schedule.at(checked_start(model, None))
@@ -128,10 +128,10 @@ def formula_bits(
     decoder = -table[images.long()].flatten(1).sum(1)
     total = log_prob + decoder + dims * Variational(levels, alpha, sigma).entropy
     return estimated(
-        to_bits(total, dims),
-        None if result.stderr is None else -to_bits(result.stderr, dims),
+        nats_to_bits_per_dim(total, dims),
+        None if result.stderr is None else -nats_to_bits_per_dim(result.stderr, dims),
         kind="upper",
-        of="sde",
+        density="sde",
         network_evaluations=result.network_evaluations,
         settings=result.settings | {"levels": levels, "dequantization": "variational"},
     )

@@ -1,1 +1,1 @@
-"""The density of the probability-flow ODE."""
+"""The log density of the probability-flow ODE."""

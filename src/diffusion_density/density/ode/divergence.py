@@ -2,9 +2,9 @@ r"""The divergence of a vector field, exactly or by random probes.
 
 .. math:: \mathrm{div}\, v(x) = \sum_i \partial_i v_i = \sum_i e_i^T J e_i = E[\eta^T J \eta], \quad E[\eta\eta^T] = I.
 
-Both forms need only vector-Jacobian products, one pass back for each e_i or η; on CPUs a plain loop of them is at the
-arithmetic floor. Hutchinson's estimator uses Rademacher probes, which are given, not drawn: a probe must stay fixed
-over an ODE solve, or the field is no function of time.
+Both forms need only vector-Jacobian products, one backward pass for each e_i or η; on CPUs a plain loop of them is as
+fast as its arithmetic allows. Hutchinson's estimator uses Rademacher probes. They are an argument, since a probe must
+stay the same over an ODE solve, or the field is not a function of time.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffusion_density.networks.mlp import MLP
-from diffusion_density.process.broadcasting import flat
+from diffusion_density.process.batches import flat
 from diffusion_density.process.model import DiffusionModel, Model
 
 Field = Callable[[Tensor], Tensor]
@@ -24,14 +24,14 @@ def with_divergence(field: Field, x: Tensor, probes: Tensor | None = None) -> tu
     """A field and its divergence at the same points, from one forward pass.
 
     Args:
-        field: maps (B, *) to (B, *), each row on its own.
+        field: maps (B, *) to (B, *), each row independently.
         x: (B, *).
         probes: (B, K, *) probes η, or None for the exact divergence.
 
     Returns:
-        The field (B, *), and its divergence (B, 1), or one estimate a probe (B, K); in any mode of autograd.
+        The field (B, *), and its divergence (B, 1), or one estimate per probe (B, K); in any mode of autograd.
     """
-    with torch.inference_mode(False), torch.enable_grad():  # without it: silently 0
+    with torch.inference_mode(False), torch.enable_grad():  # without it the result is 0, without an error
         point = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
         value = field(point)
         if probes is None:
@@ -46,9 +46,10 @@ def with_divergence(field: Field, x: Tensor, probes: Tensor | None = None) -> tu
 
 
 def flow_with_divergence(model: Model, x: Float[Tensor, "b d"], s: Tensor) -> tuple[Tensor, Float[Tensor, " b"]]:
-    """The drift (B, D) of a model's flow at one time and its exact divergence (B,), of vectors.
+    """The drift (B, D) of a model's flow at one time and its exact divergence (B,), for vectors.
 
-    Networks that have their own trace of the Jacobian are asked for it where it is the divergence up to a factor.
+    Where the divergence is a factor times the trace of the network's Jacobian, a network that computes its own trace is
+    used.
     """
     if isinstance(model, DiffusionModel) and model.prediction == "entropy" and model.context is None:
         network = model.network
@@ -69,6 +70,6 @@ def _pull(scalar: Tensor, point: Tensor, retain: bool) -> Tensor:
 
 
 def rademacher(x: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """(B, K, *) probes of ±1 for points (B, *); the draws of one point are consecutive in the generator's stream."""
+    """(B, K, *) probes ±1 for points (B, *); the draws of one point are consecutive in the generator's stream."""
     shape = (x.shape[0], count, *x.shape[1:])
     return torch.randint(0, 2, shape, generator=generator, device=x.device).to(x.dtype) * 2 - 1

@@ -1,17 +1,18 @@
-r"""The flow density: the exact log density of the probability-flow ODE.
+r"""The log density of the probability-flow ODE, exact up to the error of the solver.
 
 Along dx/ds = v(x, s), from the point at the data end to the prior at s_max,
 
 .. math:: \log p_{flow}(x) = \log p_{prior}(x_{s_{max}}) + \int_{s_{start}}^{s_{max}} \mathrm{div}\, v(x_s, s)\, ds
 
-(paper A, section 3; Chen et al. 2018). There are two solvers.
+(Chen et al. 2018; Song et al. 2021, section 4.3). There are two solvers.
 
-*Steps* (:mod:`.runge_kutta`) suit every field, event and divergence; the worst point's error decides for all of them.
+*Steps* (:mod:`.runge_kutta`) work for every field, event and divergence; all points share the steps that the worst
+point needs.
 
-*Sweeps* (:mod:`.spectral`) integrate the exact divergence of vectors, each point with an error of its own, and hand
-points that no grid of theirs suits to steps. They need half the evaluations or less where the field is smooth and the
-tolerance moderate, and pay where the network is what takes the time and the dimension is up to ten or so. On rough
-fields, as of networks trained on thin data, and in tens of dimensions, steps are often faster.
+*Sweeps* (:mod:`.spectral`) integrate the exact divergence of vectors, with a separate error estimate for each point.
+Points for which no grid is fine enough are left to steps. Sweeps need half the evaluations or less if the field is
+smooth and the tolerance moderate. They save time if the network takes most of it and the dimension is at most about
+ten. On rough fields, for example of networks trained on few data, and in tens of dimensions, steps are often faster.
 """
 
 import math
@@ -28,8 +29,8 @@ from diffusion_density.density.result import LogDensity, check_points
 from diffusion_density.machine.errors import InputError
 from diffusion_density.process.model import Model
 
-SINGLE = 1e-6  # the least tolerance in single precision
-CAUTION = 0.1  # of the tolerance of steps, whose error adds up to 20 tolerances where the field is sharp (measured)
+LEAST_IN_SINGLE = 1e-6  # the smallest tolerance in single precision
+FALLBACK_FACTOR = 0.1  # on the tolerance of steps after sweeps: on sharp fields their error is up to 20 tolerances
 
 
 def flow(
@@ -50,23 +51,25 @@ def flow(
 
     Args:
         model: the score and its schedule.
-        x: (B, *) points; their dtype is the precision of the solve.
-        rtol: relative tolerance, of dopri5's steps or of log p by sweeps; at least 1e-6 in single precision.
-        atol: absolute tolerance, likewise. By sweeps errors of nearly all points are within 3 (atol + rtol |log p|).
+        x: (B, *) points; their dtype is the precision of the solver.
+        rtol: relative tolerance, of the steps of dopri5 or of log p by sweeps; at least 1e-6 in single precision.
+            Default: 1e-5.
+        atol: absolute tolerance, likewise. With sweeps the errors of nearly all points are below
+            3 (atol + rtol |log p|).
         solver: ``steps``, or ``sweeps`` for the exact divergence of points that are vectors.
-        divergence: ``exact`` (D vector-Jacobian products a time) or ``hutchinson``.
-        probes: K, the Rademacher probes per point, fixed over the solve; or the probes themselves, (B, K, *).
-        generator: draws the probes; needed by ``hutchinson`` only, where the probes are not given.
+        divergence: ``exact`` (D vector-Jacobian products per time) or ``hutchinson``.
+        probes: K, the Rademacher probes per point, the same over the solve; or the probes themselves, (B, K, *).
+        generator: draws the probes; needed only by ``hutchinson`` with a number of probes.
         start: the time of the points, ``schedule.s_start`` by default.
-        max_steps: the solver by steps gives up after this many, and no grid of sweeps has more nodes.
-        per_dimension: whether the tolerances hold for log p over D, as for images, instead of for log p.
+        max_steps: the most steps, and the most nodes of a grid of sweeps.
+        per_dimension: whether the tolerances are for log p over D, as for images, instead of for log p.
 
     Returns:
-        LogDensity in nats of the flow: ``exact``, or ``unbiased`` with a standard error for K >= 2 probes. Points whose
-        field was not finite, and all points that go by steps if these stopped early, are NaN with their status.
-        ``settings["solver_calls"]`` are the calls of the network. By sweeps ``network_evaluations`` are the mean over
-        the points, rounded up, ``settings["total_evaluations"]`` their sum, ``"most_evaluations"`` those of the dearest
-        point, and ``"by_steps"`` the number of points that went by steps after all.
+        LogDensity in nats of the flow: ``exact``, or ``unbiased`` with a standard error for K >= 2 probes. Points where
+        the field was not finite are NaN with their status, and so are all points of a solver by steps that stopped
+        early. ``settings["solver_calls"]`` are the calls of the network. With sweeps ``network_evaluations`` are the
+        mean over the points, rounded up, ``settings["total_evaluations"]`` their sum, ``"most_evaluations"`` those of
+        the most expensive point, and ``"by_steps"`` the number of points that were left to steps.
 
     Raises:
         InputError: for points that are not finite, or settings out of range.
@@ -74,7 +77,7 @@ def flow(
     check_points(x)
     if not (rtol > 0 and atol > 0):
         raise InputError(f"flow: tolerances must be positive, got rtol={rtol} and atol={atol}")
-    if x.dtype != torch.float64 and min(rtol, atol) < SINGLE:
+    if x.dtype != torch.float64 and min(rtol, atol) < LEAST_IN_SINGLE:
         raise InputError("flow: tolerances below 1e-6 need points in double precision")
     given = probes if isinstance(probes, Tensor) else None
     count = probes.shape[1] if isinstance(probes, Tensor) else probes
@@ -91,7 +94,7 @@ def flow(
         raise InputError(f"flow: start must lie in [{model.schedule.s_min}, {last}), got {start}")
     if max_steps < 1:
         raise InputError(f"flow: max_steps must be at least 1, got {max_steps}")
-    with torch.inference_mode(False), torch.no_grad():  # the divergence needs autograd, whatever mode the caller is in
+    with torch.inference_mode(False), torch.no_grad():  # the divergence needs autograd, in any mode of the caller
         x = x.clone()
         if solver == "sweeps":
             return _sweeps(model, x, rtol, atol, first, max_steps, per_dimension)
@@ -104,7 +107,7 @@ def flow(
         value=steps.value,
         stderr=steps.log_dets.std(1) / number**0.5 if number > 1 else None,
         kind="exact" if eta is None else "unbiased",
-        of="flow",
+        density="flow",
         network_evaluations=steps.calls * (1 + (number or x[0].numel())),
         settings=_settings("steps", rtol, atol, number, first, per_dimension) | {"solver_calls": steps.calls},
         status=steps.status,
@@ -114,7 +117,7 @@ def flow(
 def _sweeps(
     model: Model, x: Tensor, rtol: float, atol: float, start: float, max_steps: int, per_dimension: bool
 ) -> LogDensity:
-    """By sweeps, and by steps where there is no answer."""
+    """By sweeps, and by steps for the points without an answer."""
     dimension = x.shape[1]
     swept = Spectral(model, x, start, max_steps)
     swept.solve(rtol, atol * dimension if per_dimension else atol)
@@ -122,8 +125,8 @@ def _sweeps(
     left = (~swept.found).nonzero()[:, 0]
     if len(left):
         own = model if len(left) == len(x) else model.at_rows(left, len(x))
-        least = 0.0 if x.dtype == torch.float64 else SINGLE
-        careful = (max(CAUTION * rtol, least), max(CAUTION * atol, least))
+        least = 0.0 if x.dtype == torch.float64 else LEAST_IN_SINGLE
+        careful = (max(FALLBACK_FACTOR * rtol, least), max(FALLBACK_FACTOR * atol, least))
         steps = runge_kutta.solve(own, x[left], *careful, None, start, max_steps, per_dimension)
         value[left], status[left] = steps.value, steps.status
         spent[left] += steps.calls * (1 + dimension)
@@ -132,7 +135,7 @@ def _sweeps(
         value=value,
         stderr=None,
         kind="exact",
-        of="flow",
+        density="flow",
         network_evaluations=math.ceil(spent.double().mean().item()),
         settings=_settings("sweeps", rtol, atol, 0, start, per_dimension)
         | {

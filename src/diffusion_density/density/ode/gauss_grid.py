@@ -1,11 +1,11 @@
-r"""Polynomials on the nodes of Gauss and Legendre: integrals, derivatives and values elsewhere, as matrices.
+r"""Polynomials on Gauss–Legendre nodes: integrals, derivatives and values at other times, as matrices.
 
-A grid of M nodes on [0, 1] has the M points of Gauss's rule, which integrates polynomials up to degree 2 M − 1, and the
-point 0 before them, where a trajectory begins. Through the values at these M + 1 *times* goes one polynomial of degree
-M. Where a function is analytic its coefficients in the Legendre polynomials fall geometrically, and so does the error
-of every operation with them: Trefethen, *Approximation Theory and Approximation Practice*, chapters 8 and 19.
+A grid of M nodes on [0, 1] has the M points of Gauss's rule, which integrates polynomials up to degree 2 M − 1 exactly,
+and before them the point 0, where a trajectory starts. The values at these M + 1 *times* determine one polynomial of
+degree M. For an analytic function the Legendre coefficients decay geometrically, and so does the error of every
+operation with them: Trefethen, *Approximation Theory and Approximation Practice*, chapters 8 and 19.
 
-All matrices are in double precision and act on the values at the times, in their order. They are computed once a size.
+All matrices are in double precision and act on the values at the times, in order. They are computed once per size.
 """
 
 import functools
@@ -19,7 +19,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Grid:
-    """M Gauss nodes after 0, and what can be done with values there.
+    """The time 0 and M Gauss nodes, and operations on values there.
 
     Attributes:
         times: (M + 1,) increasing from 0, all below 1.

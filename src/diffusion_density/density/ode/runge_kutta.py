@@ -1,9 +1,9 @@
-r"""Flows by adaptive steps, those of torchdiffeq's dopri5, and log p along them.
+r"""Flows by the adaptive steps of torchdiffeq's dopri5, and log p along them.
 
-The error norm is that of the *worst* point, and of its log-determinant where that is worse than x: neither batch mates
-nor dimensions hide an error. (For images, whose unit is bits/dim, log-determinants are measured per dimension too.) The
-solver's time is s, or −λ for a schedule whose drift jumps along s: jumps would mislead the error estimate. Towards the
-data it is −s or λ.
+The error norm is that of the *worst* point, or of its log-determinant if that is worse than the one of x: an error is
+not averaged over other points or dimensions. (For images, whose unit is bits/dim, log-determinants are divided by the
+dimension too.) The solver's time is s, or −λ for a schedule whose drift jumps along s, since jumps disturb the error
+estimate. Towards the data it is −s or λ.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from diffusion_density.density.ode.divergence import with_divergence
-from diffusion_density.process.broadcasting import flat
+from diffusion_density.process.batches import flat
 from diffusion_density.process.model import Model
 from diffusion_density.process.schedules import Schedule
 
@@ -24,11 +24,11 @@ Field = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Steps:
-    """What the solver found for B points.
+    """The results of the solver for B points.
 
     Attributes:
         value: (B,) log p in nats.
-        log_dets: (B, K) log-determinants by probe, or (B, 1).
+        log_dets: (B, K) log-determinants, one per probe, or (B, 1).
         status: (B,) 0, 1 where the field was not finite, 2 where the solver stopped before the end.
         calls: of the field.
     """
@@ -49,7 +49,7 @@ def solve(
     max_steps: int,
     per_dimension: bool,
 ) -> Steps:
-    """One adaptive solve of the whole batch; no probes ``eta`` mean the exact divergence. See ``density.flow``."""
+    """One adaptive solve of the whole batch, with the exact divergence if ``eta`` is None. See ``density.flow``."""
     dimension, probes = x[0].numel(), 0 if eta is None else eta.shape[1]
     # the state holds x and its log-determinants in this unit, so that the solver's tolerances are in it
     unit = float(dimension) if per_dimension else 1.0
@@ -92,17 +92,17 @@ def integrate(
 
     Args:
         field: (B, N) for a state (B, N) and a time of shape (), in double precision.
-        schedule: whose times they are.
+        schedule: of the times.
         state: (B, N) at the first time.
         span: both times.
         rtol: relative tolerance of ``norm``.
         atol: absolute tolerance, likewise.
-        max_steps: the solver gives up after this many.
-        norm: of an error (B, N); that of the worst row by default.
-        first_step: the first trial step, a share of the way; by default chosen from the field.
+        max_steps: the most steps.
+        norm: of an error (B, N); by default that of the worst row.
+        first_step: the first trial step, as a share of the whole interval; by default chosen from the field.
 
     Returns:
-        The last state, NaN if the solver stopped before; the status (B,) as in `Steps`; the calls of the field.
+        The last state, NaN if the solver stopped early; the status (B,) as in `Steps`; the calls of the field.
     """
     along = _Along(field, schedule, state, span)
     times = along.times
@@ -111,19 +111,19 @@ def integrate(
         "max_num_steps": max_steps,
         "dtype": torch.float64,
         "first_step": None if first_step is None else first_step * (times[1] - times[0]),
-        "step_t": times[1:],  # without it the last step would go beyond the end and be interpolated
+        "step_t": times[1:],  # without it the last step would go beyond the end, with an interpolated result
     }
     try:
         reached = odeint(along, state, times, rtol=rtol, atol=atol, method="dopri5", options=options)[-1]
-    except AssertionError:  # torchdiffeq's way to say: too many steps, or a step too small to matter
-        if along.inside:  # the network's own
+    except AssertionError:  # of torchdiffeq: too many steps, or a step that is too small
+        if along.inside:  # of the network
             raise
         return torch.full_like(state, torch.nan), torch.where(along.failed, 1, 2), along.calls
     return reached, along.failed.long(), along.calls
 
 
 class _Along:
-    """A field along the solver's time, which grows; counts its calls, freezes the rows that failed."""
+    """A field in the solver's time, which increases; it counts its calls and stops the rows that failed."""
 
     def __init__(self, field: Field, schedule: Schedule, state: Tensor, span: tuple[float, float]) -> None:
         self.field = field
@@ -139,7 +139,7 @@ class _Along:
         self.calls += 1
         self.inside = True
         schedule = self.schedule
-        # the trial that finds the first step, and rounding, may reach beyond the model's times
+        # the trial for the first step, and rounding, may go beyond the model's times
         time = self.sign * time.clamp(max=self.times[1])
         s = time if schedule.smooth else schedule.inverse(-time)
         slope = self.sign * self.field(state, s)

@@ -1,22 +1,22 @@
-r"""Trajectories of a probability flow on a grid, and log p along them though they are not quite trajectories.
+r"""Approximate trajectories of a probability flow on a grid, and log p along them with a correction of first order.
 
-On a grid of times t ∈ [0, 1] (:mod:`diffusion_density.density.ode.gauss_grid`) a *sweep* visits them in order. With the
-field v seen so far, and the field p of the sweep before (0 at first, or that of a coarser grid) as a polynomial,
+On a grid of times t ∈ [0, 1] (:mod:`diffusion_density.density.ode.gauss_grid`) a *sweep* visits them in order. Let v be
+the field computed so far, and p the field of the last sweep as a polynomial (0 at first, or that of a coarser grid):
 
 .. math:: x_{j+1} = x_j + \int_{t_j}^{t_{j+1}} p\, dt + \text{step of two-step Adams and Bashforth with } (v - p):
 
-a spectral deferred correction (Dutt, Greengard and Rokhlin 2000), one network evaluation a time. The first sweep is
-the multistep method alone, which the short first interval of the grid starts well.
+This is a spectral deferred correction (Dutt, Greengard and Rokhlin 2000), with one network evaluation per time. The
+first sweep is the multistep method alone; the short first interval of the grid gives it a good start.
 
 Let L be log p_t of the flow, with ∂_t L + v·∇L = −div v. Along *any* curve x(t) from x
 
 .. math:: \log p(x) = \log p_{prior}(x(1)) + \int_0^1 \mathrm{div}\, v\, dt
           + \int_0^1 (v - \dot x) \cdot \nabla L\, dt .
 
-The last term is the effect of the curve's defect. With the model's own score in the place of ∇L it is known from the
-sweep itself, and is all of it where the score is exact; what it leaves out is the product of two errors, that of the
-curve and that of the score as a score of the flow's density. Here it is integrated by parts: with e(t) = x + ∫v − x(t),
-which is 0 at 0 and, for the curve that ends at x + ∫v, at 1, it is −∫ e·∂_t ∇L dt.
+The last term is the effect of the curve's defect. With the model's score instead of ∇L it is known from the sweep. It
+is exact if the score is exact; otherwise the error is a product of two errors, that of the curve and that of the score
+as the score of the flow's density. It is integrated by parts: e(t) = x + ∫v − x(t) is 0 at t = 0 and, for the curve
+that ends at x + ∫v, at t = 1, so the term is −∫ e·∂_t ∇L dt.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from torch import Tensor
 from diffusion_density.density.ode.divergence import flow_with_divergence
 from diffusion_density.density.ode.flow_time import Stations
 from diffusion_density.density.ode.gauss_grid import grid
-from diffusion_density.process.broadcasting import flat
+from diffusion_density.process.batches import flat
 from diffusion_density.process.model import Model
 
 
@@ -40,8 +40,8 @@ class Sweep:
         field: (M + 1, B, D) v = dx/dt in double precision.
         end: (B, *) x(1).
         defect: (B,) the effect of the curve's defect on log p, nats.
-        error: (B,) the same with all its parts counted positive: no chance of signs hides a poor curve.
-        divergence: (M, B) div v at the nodes per unit of t, or None if it was not asked for.
+        error: (B,) the same as a sum of absolute values: opposite signs do not hide a poor curve.
+        divergence: (M, B) div v at the nodes per unit of t, or None if it was not computed.
         failed: (B,) whether the field was not finite somewhere.
     """
 
@@ -67,9 +67,9 @@ def sweep(
         model: the flow, for these points.
         x: (B, *) points at the first time; their dtype is that of the network's input.
         place: the times of the grid of M nodes.
-        first: (B, D) dx/ds there, which no sweep asks for again.
-        before: (M + 1, B, D) the field of the sweep before, or zeros.
-        divergence: whether to compute it, by D vector-Jacobian products a node.
+        first: (B, D) dx/ds there, computed once for all sweeps.
+        before: (M + 1, B, D) the field of the last sweep, or zeros.
+        divergence: whether to compute it, by D vector-Jacobian products per node.
     """
     nodes = len(before) - 1
     on = grid(nodes)
@@ -107,5 +107,5 @@ def sweep(
 
 
 def _apply(matrix: Tensor, values: Float[Tensor, "n b d"]) -> Float[Tensor, "m b d"]:
-    """A matrix over the times."""
+    """A matrix that acts on the times."""
     return (matrix.to(values.device) @ values.flatten(1)).unflatten(1, values.shape[1:])

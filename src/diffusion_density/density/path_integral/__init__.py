@@ -1,1 +1,1 @@
-"""The path integral: plain, with reduced variance, and adaptive."""
+"""The path-integral bound: plain, with reduced variance, and with a target for its standard error."""

@@ -1,20 +1,20 @@
-r"""Control variates by regression: what is explained of terms by features of known mean is taken out of their mean.
+r"""Control variates by regression on features with a known mean.
 
-Terms t_i with features f_i of expectation zero have the same expectation as t_i − β·f_i for every β that does not
-depend on them. Here terms come in R independent groups, and the β of a group is the ridge regression
+If features f_i have expectation zero, the terms t_i have the same expectation as t_i − β·f_i for every β that does not
+depend on them. Here the terms form R independent groups, and the β of a group is the ridge regression
 
 .. math:: \beta_r = \Big(\sum_{i \notin r} f_i f_i^T + \rho n I\Big)^{-1} \sum_{i \notin r} f_i (t_i - \bar t),
 
-of the *other* groups: the mean of every group is unbiased (cross-fitting; Glynn and Szechtman, "Some new perspectives
-on the method of control variates", 2002, treat the regression itself).
+of the *other* groups, so the mean of every group is unbiased (cross-fitting; on the regression: Glynn and Szechtman,
+"Some new perspectives on the method of control variates", 2002).
 
-Groups act on each other by their fits, so that their spread tells too small an error: on nets by up to a fifth of the
-variance (measured). The standard error is the jackknife's,
+The groups depend on each other by their fits, so their spread underestimates the error: for quasi-random point sets the
+variance is too small by up to a fifth (measured). The standard error is the jackknife's,
 
 .. math:: \frac{R-1}{R} \sum_q (\theta_q - \bar\theta)^2,
 
-θ_q the mean without group q, whose part in the fits of the others is taken out to first order (Jaeckel, "The
-infinitesimal jackknife", 1972): a fit loses A⁻¹ Σ_{i ∈ q} f_i (t_i − β·f_i), A being its matrix above.
+where θ_q is the mean without group q. The part of q in the fits of the other groups is removed to first order (Jaeckel,
+"The infinitesimal jackknife", 1972): β loses A⁻¹ Σ_{i ∈ q} f_i (t_i − β·f_i), where A is the matrix above.
 """
 
 import torch
@@ -27,17 +27,17 @@ RIDGE = 1e-3  # ρ
 def adjusted_mean(
     terms: Float[Tensor, "b r n"], features: Float[Tensor, "b r n k"]
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """The mean of the terms less what regression on the features explains, and its standard error.
+    """The mean of the terms minus their regression on the features, and its standard error.
 
     Args:
         terms: (B, R, n) R independent groups of n terms for each of B problems.
-        features: (B, R, n, K) numbers of expectation zero that go with them; K may be 0.
+        features: (B, R, n, K) their features, of expectation zero; K may be 0.
 
     Returns:
         Both (B,); the standard error has R − 1 degrees of freedom.
     """
     groups = terms.shape[1]
-    bordered = torch.cat([torch.ones_like(terms)[..., None], features], dim=-1)  # the constant takes the mean t̄
+    bordered = torch.cat([torch.ones_like(terms)[..., None], features], dim=-1)  # the constant fits the mean t̄
     gram, moments = bordered.mT @ bordered, bordered.mT @ terms[..., None]
     ridge = RIDGE * terms[0].numel() * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     ridge[0, 0] = 0.0

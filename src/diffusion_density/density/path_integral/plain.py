@@ -1,19 +1,20 @@
-r"""The path-integral bound: log density of the reverse SDE without simulating anything.
+r"""The path-integral bound: the log density of the reverse SDE without simulation (Premkumar 2024).
 
 The reverse SDE with drift u = b₊ − g² a (forward in s; b₊ = f x, a the model's score) has a density p_SDE for which the
-Feynman–Kac formula, Girsanov's theorem and Jensen's inequality give (paper A, eq. 3.8)
+Feynman–Kac formula, Girsanov's theorem and Jensen's inequality give (Premkumar 2024, eq. 3.8)
 
 .. math:: \log p_{SDE}(x) \ge E\big[\log p_{prior}(Y_{s_{max}})\big]
           - \int E\Big[\tfrac12 g^2 \|a\|^2 - (f\,Y_s - g^2 a)\cdot\frac{z}{\sigma_s}\Big] ds,
           \qquad Y_s = \alpha_s x + \sigma_s z,
 
-Y being the forward process from x: its kernel is Gaussian, so that the divergence of u became −u·z/σ by parts and a
-*throw* is one draw of (s, z). Equality holds where the forward process is the reversal of the generative one: for the
-exact score with its own end marginal as prior.
+where Y is the forward process from x. Its kernel is Gaussian, so integration by parts replaces the divergence of u by
+−u·z/σ, and a *throw* is one draw of (s, z). Equality holds if the forward process is the time reversal of the
+generative one: for the exact score with its own end marginal as prior (docs/derivations/path_integral.md).
 
 The plain method draws s uniformly on [s_min + cutoff, s_max]. The part below the cutoff is dropped, a bias of the order
-of cutoff × integrand; without a cutoff the variance, of order 1/s, would have no finite integral. For the same bound
-with less variance see :mod:`~diffusion_density.density.path_integral.reduced`.
+of cutoff × integrand. Without a cutoff the variance would be infinite: near the data end that of one throw is of order
+1/s if σ² ∝ s, and of order 1/s² if σ ∝ s, where a cutoff of 1e-3 is better. For the same bound with less variance see
+:mod:`~diffusion_density.density.path_integral.reduced`.
 """
 
 import math
@@ -27,8 +28,7 @@ from diffusion_density.density.path_integral.adaptive import rounds
 from diffusion_density.density.path_integral.reduced import reduced
 from diffusion_density.density.result import LogDensity, check_points, estimated
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.batches import ROWS, normals
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import ROWS_PER_CALL, normals, per_row
 from diffusion_density.process.model import GaussianPrior, Model
 
 Method = Literal["plain", "reduced"]
@@ -42,33 +42,33 @@ def path_integral(
     method: Method = "plain",
     generator: torch.Generator,
     cutoff: float = 1e-5,
-    target: float | None = None,
-    most: int = 65_536,
-    chunk: int = ROWS,
+    target_stderr: float | None = None,
+    max_throws: int = 65_536,
+    chunk: int = ROWS_PER_CALL,
 ) -> LogDensity:
     """A lower bound on log p of the reverse SDE, with its standard error.
 
-    The draws of a point are consecutive in the generator's stream: a batch gives what its points give one after the
-    other from the same generator, and the errors of its points are independent.
+    The draws of a point are consecutive in the generator's stream: a batch gives the same values as its points one
+    after the other from the same generator, and the errors of its points are independent.
 
     Args:
         model: the score and its schedule.
         x: (B, *) points at the data end s_min.
-        throws: n, draws of (s, z) for each point: at least 2, for ``reduced`` a multiple of 16, at best 16 · 2^k.
-        method: ``plain``, the paper's estimator, with independent throws; or ``reduced``, the same expectation with
-            less variance, from pairs of throws on nets and regression. Its error is that of 8 nets: intervals need
-            Student's t of 7 degrees of freedom.
+        throws: n, draws of (s, z) per point: at least 2; for ``reduced`` a multiple of 16, best 16 · 2^k.
+        method: ``plain``, the published estimator, with independent throws; or ``reduced``, the same expectation with
+            less variance, from pairs of throws on quasi-random point sets and regression. Its error is that of 8 point
+            sets: intervals need Student's t with 7 degrees of freedom.
         generator: draws the throws.
         cutoff: the first drawn time, as a fraction of [s_min, s_max].
-        target: a standard error in nats; rounds of doubled throws go on for the points above it. Rounds come one after
-            the other, so that a batch draws other numbers than its points one by one.
-        most: throws of a point that rounds may not exceed.
+        target_stderr: a standard error in nats; points above it get further rounds of doubled throws. Rounds come one
+            after the other, so a batch then draws other numbers than its points one by one.
+        max_throws: the most throws per point in all rounds.
         chunk: the most rows of one network call; at least 2, less for large networks on images.
 
     Returns:
-        LogDensity in nats, a ``lower`` bound (in expectation) of the ``sde`` density; n network evaluations a point, or
-        with a target their mean, rounded up. Points where the score was not finite are NaN with their status. A target
-        that ``most`` throws did not reach shows in the standard error.
+        LogDensity in nats, a ``lower`` bound (in expectation) of the ``sde`` density; n network evaluations per point,
+        or with ``target_stderr`` their mean, rounded up. Points where the score was not finite are NaN with their
+        status. If ``max_throws`` throws did not reach the target, the standard error shows it.
 
     Raises:
         InputError: for points that are not finite, or settings out of range.
@@ -80,8 +80,8 @@ def path_integral(
         raise InputError(f"path_integral: method is one of {', '.join(get_args(Method))}, not {method!r}")
     if not 0 < cutoff < 1:
         raise InputError(f"path_integral: cutoff must lie between 0 and 1, got {cutoff}")
-    if target is not None and not target > 0:
-        raise InputError(f"path_integral: target must be positive, got {target}")
+    if target_stderr is not None and not target_stderr > 0:
+        raise InputError(f"path_integral: target_stderr must be positive, got {target_stderr}")
     if chunk < 2:
         raise InputError(f"path_integral: chunk must be at least 2, the rows of a pair, got {chunk}")
     method_of = _plain if method == "plain" else reduced
@@ -90,20 +90,20 @@ def path_integral(
         return method_of(model.at_rows(index, len(x)), x[index], count, generator, cutoff, chunk)
 
     with torch.inference_mode():
-        integral, stderr, spent = rounds(estimate, len(x), throws, target or math.inf, most, x.device)
+        integral, stderr, spent = rounds(estimate, len(x), throws, target_stderr or math.inf, max_throws, x.device)
         value = _prior_reference(model, x).double() + integral
     return estimated(
         value.clone(),
         stderr.clone(),
         kind="lower",
-        of="sde",
+        density="sde",
         network_evaluations=math.ceil(spent.double().mean().item()),
         settings={
             "estimator": "path_integral",
             "method": method,
             "throws": throws,
             "cutoff": cutoff,
-            "target": target,
+            "target_stderr": target_stderr,
         },
     )
 
@@ -123,13 +123,13 @@ def _plain(
     return torch.cat(means), torch.cat(variances).sqrt()
 
 
-def _chunks(throws: int, most: int) -> list[int]:
-    """Throws in chunks of a fixed size that no batch mate changes: a point with many throws is always alone."""
-    return [most] * (throws // most) + ([throws % most] if throws % most else [])
+def _chunks(throws: int, size: int) -> list[int]:
+    """Throws in chunks of a fixed size. A point with more throws than one chunk is always alone in its batch."""
+    return [size] * (throws // size) + ([throws % size] if throws % size else [])
 
 
 def _throw(model: Model, x: Tensor, count: int, generator: torch.Generator, cutoff: float) -> Tensor:
-    """(B, n) independent, unbiased terms of the bound, all but the closed part of the prior."""
+    """(B, n) independent, unbiased terms of the bound, without the part of the prior that is known in closed form."""
     schedule = model.schedule
     batch, event = x.shape[0], x.shape[1:]
     free = not isinstance(model.prior, GaussianPrior)
@@ -146,7 +146,7 @@ def _throw(model: Model, x: Tensor, count: int, generator: torch.Generator, cuto
     drift = per_row(schedule.drift(s), x) * y - diffusion * score
     integrand = 0.5 * diffusion * score.square() - drift * z / per_row(sigma, x)
     terms = -(schedule.s_max - first) * integrand.flatten(1).sum(1)
-    if free:  # E log prior = E log of the Gaussian reference, in closed form, + the mean of this small difference
+    if free:  # E log prior is that of the Gaussian reference, in closed form, plus the mean of this small difference
         alpha_end, sigma_end = schedule.transition(schedule.s_min, s.new_tensor([schedule.s_max]))
         end = alpha_end * start + sigma_end * draws[:, 1 + size :].reshape(-1, *event)
         terms = terms + model.prior.log_prob(end) - model.normal_prior.log_prob(end)

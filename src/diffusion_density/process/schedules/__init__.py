@@ -1,4 +1,4 @@
-"""Noise schedules, each imported at first use: see `schedule` for what they have in common."""
+"""Noise schedules, each imported at first use. Their common interface is in `schedule`."""
 
 from typing import TYPE_CHECKING
 

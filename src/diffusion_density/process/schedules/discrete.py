@@ -1,9 +1,9 @@
-r"""Discrete schedules of T steps (DDPM), each a :class:`Discrete` that holds its betas (paper B, sections 1 and 3).
+r"""Discrete schedules of T steps (DDPM; Ho et al. 2020), each a :class:`Discrete` that holds its betas.
 
 Step t = 1 … T maps x_{t−1} to √(1 − β_t) x_{t−1} + √β_t w, so that ᾱ_t = Π (1 − β_i) = 1/(1 + e^{−λ_t}):
 
 =================== ==================================================================================================
-``paper``           β₁ = T^{−c₀}, β_t = (c₁ log T / T) min{β₁ (1 + c₁ log T / T)^t, 1}: the authors' own
+``paper``           β₁ = T^{−c₀}, β_t = (c₁ log T / T) min{β₁ (1 + c₁ log T / T)^t, 1} (Li et al. 2023)
 ``linear``          β_t equally spaced from β_min/T to β_max/T; 10⁻⁴ to 0.02 for T = 1000 (Ho et al. 2020)
 ``cosine``          ᾱ_t ∝ cos²(½π (t/T + o)/(1 + o)), β_t at most 0.999 (Nichol and Dhariwal 2021, eq. 17)
 ``uniform_log_snr`` λ_t equally spaced from λ_max to λ_min
@@ -13,6 +13,7 @@ Step t = 1 … T maps x_{t−1} to √(1 − β_t) x_{t−1} + √β_t w, so tha
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -21,12 +22,12 @@ from diffusion_density.process.schedules.schedule import Schedule
 
 
 class Discrete(Schedule):
-    r"""A discrete chain of T steps (DDPM; paper B, section 1), joined to a variance-preserving process.
+    r"""A discrete chain of T steps (DDPM), continued to a variance-preserving process between the steps.
 
     .. math:: \bar\alpha_t = \prod_{i \le t} (1 - \beta_i), \qquad \alpha^2(t/T) = \bar\alpha_t,
 
-    with λ linear between the steps, so that every time in [1/T, 1] has a meaning. The steps themselves are the times
-    ``steps``, in order. λ is held in double precision.
+    with λ linear between the steps, so that all times in [1/T, 1] are defined. The steps themselves are the times
+    ``steps``, in order. λ is stored in double precision.
 
     Args:
         betas: (T,) the variance added by each step, each in (0, 1); T >= 2.
@@ -56,6 +57,9 @@ class Discrete(Schedule):
         rise = nodes[left + 1] - nodes[left]
         return (nodes[left] + (position - left) * rise).to(s.dtype), (rise * count).to(s.dtype)
 
+    def alpha(self, s: Tensor) -> Tensor:
+        return self.log_alpha(s).exp()
+
     def log_alpha(self, s: Tensor) -> Tensor:
         return 0.5 * logsigmoid(self.log_snr(s))
 
@@ -80,11 +84,18 @@ class Discrete(Schedule):
         log_snr, slope = self._segment(s)
         return -slope * (-log_snr).sigmoid()
 
+    def velocity(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.alpha(s), self.sigma(s), torch.ones_like(s)
+
+    def chain_times(self, steps: int) -> tuple[Float[Tensor, " t"], Float[Tensor, " t"]]:  # noqa: ARG002
+        """The schedule's own steps and their log-SNR, whatever ``steps`` is."""
+        return self.steps, self.log_snr_steps
+
 
 def paper(steps: int, c0: float = 2.0, c1: float = 4.0) -> Discrete:
-    """The schedule of paper B's authors, geometric growth and then a plateau (section 3 of the sheet).
+    """The schedule of the convergence theory of Li et al. 2023 (arXiv 2306.09251): geometric growth, then a constant.
 
-    It has (1 − α_t)/(1 − ᾱ_{t−1}) of the order of log T / T at every step and ᾱ_T a negative power of T.
+    (1 − α_t)/(1 − ᾱ_{t−1}) is of the order of log T / T at every step, and ᾱ_T a negative power of T.
 
     Args:
         steps: T.
@@ -120,7 +131,7 @@ def linear(steps: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Discret
 
 
 def cosine(steps: int, offset: float = 0.008, beta_max: float = 0.999) -> Discrete:
-    """ᾱ a squared cosine of time, its betas at most ``beta_max``.
+    """ᾱ is a squared cosine of time; betas are at most ``beta_max``.
 
     Raises:
         InputError: unless T is at least 2, the offset is not negative, and beta_max lies between 0 and 1.

@@ -2,15 +2,17 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from diffusion_density.machine.errors import InputError
 from diffusion_density.process.schedules.schedule import Schedule
+from diffusion_density.process.times import AlphaSquared, AlphaSquaredStraight
 
 
 class LogLinear(Schedule):
-    r"""γ = −λ linear in s ∈ [0, 1], on the variance-preserving or on the straight path (paper D, section 1.1).
+    r"""γ = −λ linear in s ∈ [0, 1], on the variance-preserving or on the straight path (Zheng et al. 2023).
 
     .. math:: \gamma(s) = \gamma_{min} + (\gamma_{max} - \gamma_{min}) s; \qquad
               \text{vp: } \sigma^2 = \mathrm{sigmoid}(\gamma),\ \alpha^2 = \mathrm{sigmoid}(-\gamma); \qquad
@@ -34,6 +36,9 @@ class LogLinear(Schedule):
     def _gamma(self, s: Tensor) -> Tensor:
         return self.gamma_min + (self.gamma_max - self.gamma_min) * s
 
+    def alpha(self, s: Tensor) -> Tensor:
+        return self.log_alpha(s).exp()
+
     def log_alpha(self, s: Tensor) -> Tensor:
         gamma = self._gamma(s)
         return 0.5 * logsigmoid(-gamma) if self.path == "vp" else logsigmoid(-0.5 * gamma)
@@ -54,3 +59,10 @@ class LogLinear(Schedule):
 
     def diffusion(self, s: Tensor) -> Tensor:
         return (self.gamma_max - self.gamma_min) * self.sigma(s).square()
+
+    def velocity(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        one = torch.ones_like(s)
+        return (self.alpha(s), self.sigma(s), one) if self.path == "vp" else (one, one, 2**0.5 * one)
+
+    def alpha_squared(self, gamma_min: float, gamma_max: float) -> AlphaSquared:
+        return (AlphaSquared if self.path == "vp" else AlphaSquaredStraight)(gamma_min, gamma_max)

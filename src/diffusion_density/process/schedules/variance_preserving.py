@@ -9,7 +9,7 @@ from diffusion_density.process.schedules.schedule import Schedule
 
 
 class VariancePreserving(Schedule):
-    r"""The variance-preserving process with linear β, α² + σ² = 1 (Song et al. 2021, eq. 33; paper A).
+    r"""The variance-preserving process with linear β, α² + σ² = 1 (Song et al. 2021, eq. 33).
 
     .. math:: \beta(s) = \beta_{min} + (\beta_{max} - \beta_{min}) s, \quad
               \log \alpha = -\tfrac12 \int_0^s \beta, \quad f = -\beta/2, \quad g^2 = \beta, \quad s \in [0, 1].
@@ -27,6 +27,9 @@ class VariancePreserving(Schedule):
             raise InputError(f"schedule: need 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")
         self.beta_min = beta_min
         self.beta_max = beta_max
+
+    def alpha(self, s: Tensor) -> Tensor:
+        return self.log_alpha(s).exp()
 
     def log_alpha(self, s: Tensor) -> Tensor:
         return -0.5 * s * (self.beta_min + 0.5 * s * (self.beta_max - self.beta_min))
@@ -47,3 +50,10 @@ class VariancePreserving(Schedule):
 
     def diffusion(self, s: Tensor) -> Tensor:
         return self.beta_min + s * (self.beta_max - self.beta_min)
+
+    def velocity(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.alpha(s), self.sigma(s), torch.ones_like(s)
+
+    def noise_share(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = self.sigma(s)
+        return sigma, 0.5 * self.diffusion(s) / sigma + self.drift(s) * sigma

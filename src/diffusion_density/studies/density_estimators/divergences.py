@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from diffusion_density.density.path_integral.plain import path_integral
-from diffusion_density.process.batches import ROWS
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import ROWS_PER_CALL, per_row
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.model import GaussianPrior, Model
 from diffusion_density.process.proposals import HalfSigma
@@ -60,13 +59,15 @@ class Diffused:
         noise = torch.randn(x.shape, generator=generator)
         y = per_row(schedule.alpha(s), x) * x + per_row(schedule.sigma(s), x) * noise
         exact = mixture.diffused(schedule)
-        score = torch.cat([exact.score(*part) for part in zip(y.split(ROWS), s.split(ROWS), strict=True)])
+        score = torch.cat(
+            [exact.score(*part) for part in zip(y.split(ROWS_PER_CALL), s.split(ROWS_PER_CALL), strict=True)]
+        )
         return cls(y, s, noise, score, weight("likelihood", schedule, s) / proposal.density(s))
 
     def score(self, model: Model) -> Tensor:
         """The model's score at every draw, (n, D)."""
         with torch.inference_mode():
-            parts = zip(self.y.split(ROWS), self.s.split(ROWS), strict=True)
+            parts = zip(self.y.split(ROWS_PER_CALL), self.s.split(ROWS_PER_CALL), strict=True)
             return torch.cat([model.score(*part) for part in parts])
 
 

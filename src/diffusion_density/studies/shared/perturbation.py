@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffusion_density.density.formula import time_nodes
-from diffusion_density.process.broadcasting import expand_time, per_row
+from diffusion_density.process.batches import expand_time, per_row
 from diffusion_density.process.fokker_planck import Marginals
 from diffusion_density.process.mixtures import ExactModel
 from diffusion_density.process.model import GaussianPrior, Model

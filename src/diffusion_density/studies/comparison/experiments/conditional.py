@@ -109,7 +109,7 @@ def divergence(
         rows.append(
             {
                 "estimator": name,
-                "of": found.of,
+                "of": found.density,
                 "kind": found.kind,
                 "pairs": sizes.pairs,
                 "kl_nats": difference.mean().item(),

@@ -24,7 +24,7 @@ from diffusion_density.density.path_integral.plain import path_integral
 from diffusion_density.density.result import LogDensity
 from diffusion_density.density.tracking import track
 from diffusion_density.machine import artifacts
-from diffusion_density.process.batches import ROWS
+from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.mixtures import GaussianMixture
 from diffusion_density.process.model import DiffusionModel, Model
 from diffusion_density.process.schedules import VariancePreserving
@@ -88,7 +88,7 @@ def score(
     truth: Reference,
     budgets: Budgets,
     labels: dict[str, object],
-    chunk: int = ROWS,
+    chunk: int = ROWS_PER_CALL,
     clean: Tensor | None = None,
 ) -> pd.DataFrame:
     """One row per point and setting: the value, its standard error, the true value, and the cost.
@@ -115,7 +115,7 @@ def score(
         seconds = time.perf_counter() - began
         columns = {
             "estimator": candidate.name,
-            "density": result.of,
+            "density": result.density,
             "kind": result.kind,
             "setting": candidate.setting,
             "point": range(len(points)),

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion_density.density.images.bound import ROWS
+from diffusion_density.density.images.bound import IMAGES_PER_CALL
 from diffusion_density.density.images.dequantization import dequantization, to_unit
 from diffusion_density.density.ode.flow import flow
 from diffusion_density.machine import artifacts
@@ -45,11 +45,11 @@ def run(sizes: ImagesJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> N
     x = z[: chosen.images]
     limit = partial(reference, model, probes=chosen.probes)
     clean = to_unit(pictures[: chosen.images], images.levels, torch.float32)
-    table = score(model, x, limit(x), limit, chosen.budgets, labels, ROWS, clean)
+    table = score(model, x, limit(x), limit, chosen.budgets, labels, IMAGES_PER_CALL, clean)
     artifacts.write_csv(outputs["estimators"], table)
     x = z[: chosen.varied]
-    tended = long_run(model, x, LONG_RUN * chosen.throws, ROWS)
-    rows = compare(model, x, tended, chosen.throws, chosen.repeats, labels | {"index": 0}, chunk=ROWS)
+    tended = long_run(model, x, LONG_RUN * chosen.throws, IMAGES_PER_CALL)
+    rows = compare(model, x, tended, chosen.throws, chosen.repeats, labels | {"index": 0}, chunk=IMAGES_PER_CALL)
     artifacts.write_csv(outputs["variance"], rows)
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_density.density.path_integral.plain import Method, path_integral
-from diffusion_density.density.path_integral.quasi_random import NETS
+from diffusion_density.density.path_integral.quasi_random import POINT_SETS
 from diffusion_density.machine import artifacts
-from diffusion_density.process.batches import ROWS
+from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.mixtures import GaussianMixture
 from diffusion_density.process.model import Model
 from diffusion_density.process.schedules import VariancePreserving
@@ -40,7 +40,7 @@ def compare(
     repeats: int,
     labels: dict[str, object],
     seed: int = 0,
-    chunk: int = ROWS,
+    chunk: int = ROWS_PER_CALL,
 ) -> pd.DataFrame:
     """Rows for every point and both methods.
 
@@ -63,7 +63,7 @@ def compare(
         ]
         errors = torch.stack([run.value for run in runs]) - truth
         claimed = torch.stack([run.stderr for run in runs if run.stderr is not None])
-        freedom = throws - 1 if method == "plain" else NETS - 1
+        freedom = throws - 1 if method == "plain" else POINT_SETS - 1
         columns = {
             "method": method,
             "throws": throws,
@@ -78,7 +78,7 @@ def compare(
     return pd.concat(tables)
 
 
-def long_run(model: Model, x: Tensor, throws: int, chunk: int = ROWS) -> Tensor:
+def long_run(model: Model, x: Tensor, throws: int, chunk: int = ROWS_PER_CALL) -> Tensor:
     """(B,) the limit of the path integral in nats, by the reduced method with many throws."""
     generator = torch.Generator(x.device).manual_seed(SEED - 1)
     return path_integral(

@@ -31,8 +31,7 @@ from torch import Tensor
 from diffusion_density.density.class_posterior import FORMULA, class_log_posterior
 from diffusion_density.density.formula import squared_errors, time_nodes
 from diffusion_density.machine import artifacts
-from diffusion_density.process.batches import ROWS, normals
-from diffusion_density.process.broadcasting import per_row
+from diffusion_density.process.batches import ROWS_PER_CALL, normals, per_row
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.schedules import Discrete, LogLinear, Schedule
 from diffusion_density.process.schedules import discrete as discrete_schedules
@@ -171,7 +170,7 @@ def _plain(
         if common:
             generator.manual_seed(seed)
         parts = []
-        for part in x.split(max(1, ROWS // len(times))):
+        for part in x.split(max(1, ROWS_PER_CALL // len(times))):
             noise = normals(part, len(times), x.shape[1], generator)
             with torch.inference_mode():
                 parts.append(-squared_errors(model, part, times, noise) @ weights)

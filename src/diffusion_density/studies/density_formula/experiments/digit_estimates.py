@@ -74,7 +74,7 @@ def _flows(networks: MLP, x: Tensor, sizes: DigitsEvaluation) -> list[LogDensity
     model = DiffusionModel(networks.side_by_side(), SCHEDULE, PREDICTION)
     result = flow(model, x.repeat(count, 1), rtol=sizes.tolerance, atol=sizes.tolerance)
     return [
-        LogDensity(value, None, result.kind, result.of, result.network_evaluations)
+        LogDensity(value, None, result.kind, result.density, result.network_evaluations)
         for value in result.value.split(len(x))
     ]
 
@@ -101,7 +101,7 @@ def _rows(estimator: str, weighting: str, seed: int, result: LogDensity) -> pd.D
             "weighting": weighting,
             "seed": seed,
             "image": range(count),
-            "of": result.of,
+            "of": result.density,
             "kind": result.kind,
             "log_prob_nats": result.value.double().numpy(),
             "stderr_nats": stderr.double().numpy(),

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from diffusion_density.density.formula import Rule, expectation, time_nodes
 from diffusion_density.machine import artifacts
-from diffusion_density.process.batches import ROWS
+from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.mixtures import ExactModel
 from diffusion_density.process.schedules import Discrete
 from diffusion_density.process.schedules import discrete as discrete_schedules
@@ -97,7 +97,9 @@ def _rows(name: str, steps: int) -> list[dict[str, object]]:
 
 def _noise(exact: ExactModel, y: Tensor, s: Tensor) -> Tensor:
     with torch.inference_mode():
-        return torch.cat([exact.noise(*part) for part in zip(y.split(ROWS), s.split(ROWS), strict=True)])
+        return torch.cat(
+            [exact.noise(*part) for part in zip(y.split(ROWS_PER_CALL), s.split(ROWS_PER_CALL), strict=True)]
+        )
 
 
 def slopes(table: pd.DataFrame) -> pd.DataFrame:

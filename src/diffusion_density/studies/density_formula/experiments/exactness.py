@@ -29,7 +29,7 @@ from tqdm import tqdm
 from diffusion_density.density.formula import assembled, expectation, formula, squared_errors, time_nodes
 from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError
-from diffusion_density.process.batches import ROWS
+from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.density_formula.sizes import Exactness
@@ -127,7 +127,7 @@ def uniform_time(
     first = schedule.at(schedule.s_start)[1] ** 2
     means = []
     with torch.inference_mode():
-        for points in x.split(max(1, ROWS // draws)):
+        for points in x.split(max(1, ROWS_PER_CALL // draws)):
             clean = points.repeat_interleave(draws, dim=0)
             t = first + (1 - first) * torch.rand(len(clean), 1, generator=generator, dtype=x.dtype)
             centre = (1 - t).sqrt() * clean
@@ -161,7 +161,7 @@ def log_snr(exact: ExactModel, x: Float[Tensor, "b d"], draws: int, generator: t
     nodes = replace(ends, times=schedule.inverse(middles), weights=torch.full_like(middles, 0.5 * width))
     values = []
     with torch.inference_mode():
-        for points in x.split(max(1, ROWS // draws)):
+        for points in x.split(max(1, ROWS_PER_CALL // draws)):
             noise = torch.randn(len(points), draws, x.shape[1], generator=generator, dtype=x.dtype)
             values.append(assembled(exact, points, nodes, squared_errors(exact, points, nodes.times, noise)))
     return torch.cat(values)

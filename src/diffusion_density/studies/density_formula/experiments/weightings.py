@@ -23,7 +23,7 @@ from diffusion_density.density.formula import formula, squared_errors
 from diffusion_density.density.ode.flow import flow
 from diffusion_density.machine import artifacts
 from diffusion_density.networks.mlp import MLP
-from diffusion_density.process.batches import ROWS
+from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.model import DiffusionModel, Model
 from diffusion_density.studies.density_formula import planar
 from diffusion_density.studies.density_formula.experiments import train_planar as planar_networks
@@ -88,7 +88,7 @@ def simple_loss(model: Model, x: Tensor, count: int, seed: int) -> Tensor:
     s = SCHEDULE.s_start + (SCHEDULE.s_max - SCHEDULE.s_start) * u
     losses = []
     with torch.inference_mode():
-        for points in x.split(max(1, ROWS // count)):
+        for points in x.split(max(1, ROWS_PER_CALL // count)):
             noise = torch.randn(len(points), count, *x.shape[1:], generator=generator, dtype=x.dtype)
             losses.append(squared_errors(model, points, s, noise).mean(1))
     return torch.cat(losses).clone()

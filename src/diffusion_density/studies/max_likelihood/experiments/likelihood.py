@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from diffusion_density.data.images import ImageSet
 from diffusion_density.density.images.bits import bits_per_dim
-from diffusion_density.density.images.bound import ROWS
+from diffusion_density.density.images.bound import IMAGES_PER_CALL
 from diffusion_density.density.images.dequantization import Scheme, start_gamma
 from diffusion_density.density.result import LogDensity
 from diffusion_density.process.model import DiffusionModel
@@ -95,7 +95,7 @@ def run(sizes: LikelihoodJob, inputs: ImageInputs, outputs: Mapping[str, Path]) 
         "images": dict(images.sha256),
         "models": hashlib.sha256(models.read_bytes()).hexdigest(),
         "device": device,
-        "rows": ROWS,
+        "rows": IMAGES_PER_CALL,
     }
     shards = Shards(inputs.work, name, __name__, settings)
     total = len(keys) * sum(min(test.images, len(images.test)) * test.draws for test in chosen)
@@ -103,8 +103,8 @@ def run(sizes: LikelihoodJob, inputs: ImageInputs, outputs: Mapping[str, Path]) 
         for seed, step in keys:
             for test in chosen:
                 common = {"dataset": images.name, **columns(name, trained, seed, step), **test.columns}
-                for first in range(0, min(test.images, len(images.test)), ROWS):
-                    count = min(ROWS, test.images - first, len(images.test) - first)
+                for first in range(0, min(test.images, len(images.test)), IMAGES_PER_CALL):
+                    count = min(IMAGES_PER_CALL, test.images - first, len(images.test) - first)
                     measure = partial(_shard, found[seed, step], images, test, evaluation, device, first, count, common)
                     shards.add(f"{seed}-{step}-{test.name}-{first:05d}", measure)
                     bar.update(count * test.draws)
@@ -126,7 +126,7 @@ def _shard(
     result = _result(model, images, test, evaluation, device, first, count)
     assert result.status is not None
     rows = {
-        "of": result.of,
+        "of": result.density,
         "kind": result.kind,
         "image": range(first, first + count),
         "bits_per_dim": result.value.tolist(),

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from diffusion_density.density.images.dequantization import to_unit
 from diffusion_density.density.ode.divergence import with_divergence
 from diffusion_density.machine import artifacts
-from diffusion_density.process.broadcasting import flat
+from diffusion_density.process.batches import flat
 from diffusion_density.process.model import DiffusionModel
-from diffusion_density.process.predictions import target
+from diffusion_density.process.predictions import training_target
 from diffusion_density.studies.max_likelihood.models import columns, last, load, objective
 from diffusion_density.studies.max_likelihood.runs import TraceJob
 from diffusion_density.studies.shared.inputs import ImageInputs
@@ -63,5 +63,7 @@ def miss(model: DiffusionModel, objective: FlowMatching, x: Tensor, noise: Tenso
     time = torch.full((len(x),), s, dtype=x.dtype, device=x.device)
     alpha, sigma = (torch.tensor(value, dtype=x.dtype, device=x.device) for value in model.schedule.at(s))
     output, divergence = with_divergence(lambda y: model.velocity(y, time), alpha * x + sigma * noise)
-    error = flat(target("velocity", x, noise, model.schedule, time) - output).square().sum(1)
-    return sigma * divergence[:, 0] - objective.expected_trace(alpha, error, x[0].numel())
+    error = flat(training_target("velocity", x, noise, model.schedule, time) - output).square().sum(1)
+    return sigma * divergence[:, 0] - objective.expected_trace(
+        torch.tensor(s, dtype=torch.float64), error, x[0].numel()
+    )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion_density.process.broadcasting import distinct_time, expand_time, flat, per_row
+from diffusion_density.process.batches import distinct_time, expand_time, flat, per_row
 from truths import doubles
 
 

@@ -63,6 +63,7 @@ def test_the_examples_of_extending(tmp_path: Path) -> None:
     table = pd.read_csv(repository.path / "results/smoke/tails/tables/distances.csv")
     assert list(table.distance) == [0, 3, 9]
     assert np.allclose(table.flow_nats, table.truth_nats, atol=1e-3)
+    assert (repository.path / "results/smoke/tails/figures/distances.svg").stat().st_size > 0
     verdict = pd.read_csv(repository.path / "verdicts.csv").iloc[0]
     assert verdict.measured == (table.flow_nats - table.truth_nats).abs().max()
     assert verdict.verdict == "replicated"

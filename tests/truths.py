@@ -56,7 +56,7 @@ def random_mixture(dimension: int, components: int = 3, seed: int = 0) -> Gaussi
 
 
 def gaussian(mean: float, variance: float) -> GaussianMixture:
-    """One normal law in one dimension."""
+    """One Gaussian in one dimension."""
     return GaussianMixture(doubles(1.0), doubles(mean)[:, None], doubles(variance)[:, None, None])
 
 
@@ -109,7 +109,7 @@ class Counting:
 
 
 class ScaledGaussian:
-    """One normal law N(mean, variance) whose exact score is multiplied by ``factor``: every density is normal.
+    """One Gaussian N(mean, variance) whose exact score is multiplied by ``factor``: every density is normal.
 
     The model's two densities follow from the moments of its processes, the path-integral bound from one quadrature. The
     prior is N(0, σ²(1)).

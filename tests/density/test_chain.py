@@ -19,7 +19,7 @@ TIMES = time_nodes(SCHEDULE, "trapezoid", STEPS).times
 
 
 def density_of_the_chain(model: Model, x: Tensor, times: Tensor = TIMES) -> Tensor:
-    """log p(x₁) where the noise prediction is linear in x_t: the recursion of a normal law."""
+    """log p(x₁) where the noise prediction is linear in x_t: the recursion of a Gaussian."""
     alpha, sigma = model.schedule.alpha(times), model.schedule.sigma(times)
     variance = sigma[-1].square()
     for t in range(len(times) - 1, 0, -1):
@@ -35,7 +35,7 @@ def density_of_the_chain(model: Model, x: Tensor, times: Tensor = TIMES) -> Tens
 
 @pytest.mark.parametrize("factor", [1.0, 0.8])
 def test_many_paths_reach_the_density_of_the_chain(factor: float) -> None:
-    """A normal law under a score, right or wrong by a factor: every step of the chain is linear."""
+    """A Gaussian under a score, right or wrong by a factor: every step of the chain is linear."""
     model = scaled(gaussian(0.0, 0.49), factor, SCHEDULE)
     x = doubles(-1.0, 0.2, 0.9)[:, None]
     found = chain(model, x, steps=STEPS, paths=8192, generator=seeded(1))

@@ -1,4 +1,4 @@
-"""The density formula against exact mixtures, the sheet's discretisation errors, closed forms, and its own promises."""
+"""The density formula against exact mixtures, known discretisation errors, closed forms, and its own promises."""
 
 import math
 from collections.abc import Callable
@@ -38,16 +38,18 @@ from truths import (
 
 RULES: tuple[Rule, ...] = get_args(Rule)
 WIDE = LogLinear(-20.0, 9.0)  # from t = 2e-9: the truncation at the data end is below 1e-6 nats
-POINTS = doubles(-2.5, -1.5, -0.5, 0.0, 0.5, 1.0, 2.0)[:, None]  # with these the sheet's largest errors come out
+POINTS = doubles(-2.5, -1.5, -0.5, 0.0, 0.5, 1.0, 2.0)[
+    :, None
+]  # where the largest errors of the table below are measured
 STEP = 0.25
-GRID = torch.arange(-4.2, 2.9, STEP, dtype=torch.float64)[:, None]  # means over the sheet's mixture to 1e-6
+GRID = torch.arange(-4.2, 2.9, STEP, dtype=torch.float64)[:, None]  # means over the mixture to 1e-6
 
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 each_rule = pytest.mark.parametrize("rule", RULES)
 
 
-def sheet() -> GaussianMixture:
-    """The mixture of the sheet's sections 2 to 4."""
+def two_modes() -> GaussianMixture:
+    """A mixture in one dimension with two modes."""
     return GaussianMixture(doubles(0.3, 0.7), doubles(-1.5, 1.0)[:, None], doubles(0.5**2, 0.35**2)[:, None, None])
 
 
@@ -67,7 +69,7 @@ def at_the_start(exact: ExactModel, x: Tensor) -> Tensor:
 @cache
 def errors(name: str, steps: int) -> dict[str, Tensor]:
     """log p − formula on a chain, with exact expectations, at POINTS and then on GRID; and that of E log p_{β₁}."""
-    mixture = sheet()
+    mixture = two_modes()
     exact = mixture.diffused(getattr(discrete_schedules, name)(steps))
     x = torch.cat([POINTS, GRID])
     truth = mixture.log_prob(x)
@@ -79,7 +81,7 @@ def errors(name: str, steps: int) -> dict[str, Tensor]:
 
 
 def test_quadrature_with_32_nodes_is_exact_to_2e_6() -> None:
-    mixture = sheet()
+    mixture = two_modes()
     found = expectation(mixture.diffused(WIDE), POINTS, rule="quadrature", steps=32)
     assert (found - mixture.log_prob(POINTS)).abs().max() < 2e-6
     few = expectation(mixture.diffused(WIDE), POINTS, rule="quadrature", steps=8)
@@ -89,7 +91,7 @@ def test_quadrature_with_32_nodes_is_exact_to_2e_6() -> None:
 @each_schedule
 def test_every_schedule_has_its_own_density_at_the_start(schedule: Schedule) -> None:
     """The exact score and its own end: equality, whatever the range of log-SNR and the path."""
-    exact = sheet().diffused(schedule)
+    exact = two_modes().diffused(schedule)
     found = expectation(exact, POINTS, rule="quadrature", steps=128)
     torch.testing.assert_close(found, at_the_start(exact, POINTS), rtol=0, atol=2e-6)
 
@@ -97,7 +99,7 @@ def test_every_schedule_has_its_own_density_at_the_start(schedule: Schedule) -> 
 @pytest.mark.parametrize("gamma_min", [-7.0, -9.0])
 def test_the_truncation_at_the_data_end(gamma_min: float) -> None:
     """½ t₁ (d + 2 Δ log p + ‖∇log p‖²)."""
-    mixture = sheet()
+    mixture = two_modes()
     clean = mixture.diffused(PAPER_A)
     found = expectation(mixture.diffused(LogLinear(gamma_min, 9.0)), POINTS, rule="quadrature", steps=64)
     t1 = 1 / (1 + math.exp(-gamma_min))
@@ -139,9 +141,11 @@ def test_small_scales_need_more_nodes() -> None:
         ("uniform_log_snr", 1000, 0.0335, 0.059, 0.00465),
     ],
 )
-def test_the_table_of_the_sheet(name: str, steps: int, mean_gap: float, largest: float, trapezoid: float) -> None:
+def test_the_table_of_discretisation_errors(
+    name: str, steps: int, mean_gap: float, largest: float, trapezoid: float
+) -> None:
     found = errors(name, steps)
-    assert mean_over(sheet(), found["sum"][len(POINTS) :]) == pytest.approx(mean_gap, rel=0.02)
+    assert mean_over(two_modes(), found["sum"][len(POINTS) :]) == pytest.approx(mean_gap, rel=0.02)
     assert found["sum"][: len(POINTS)].abs().max().item() == pytest.approx(largest, rel=0.02)
     rel = 0.02 if trapezoid > 1e-4 else 0.1
     assert found["trapezoid"][: len(POINTS)].abs().max().item() == pytest.approx(trapezoid, rel=rel)
@@ -153,7 +157,7 @@ def slope(small: float, large: float, ratio: float) -> float:
 
 def test_the_slope_of_the_sum_is_first_order() -> None:
     """T · gap / log² T is nearly constant for the paper's schedule; T · gap for equal steps in log-SNR."""
-    mixture = sheet()
+    mixture = two_modes()
     gaps = {T: mean_over(mixture, errors("paper", T)["sum"][len(POINTS) :]) for T in (100, 300, 1000)}
     uniform = {T: mean_over(mixture, errors("uniform_log_snr", T)["sum"][len(POINTS) :]) for T in (300, 1000)}
     free = {T: gap / math.log(T) ** 2 for T, gap in gaps.items()}
@@ -186,9 +190,9 @@ def test_the_trapezoid_of_the_linear_schedule_keeps_the_truncation() -> None:
 def test_the_predicted_gap(name: str, steps: int) -> None:
     """The mean gap of the sum beyond that of the truncation at β₁ is the one derived from posterior covariances."""
     found = errors(name, steps)
-    gap = mean_over(sheet(), found["sum"][len(POINTS) :])
-    truncation = mean_over(sheet(), found["start"][len(POINTS) :])
-    predicted = predicted_gap(sheet(), getattr(discrete_schedules, name)(steps))
+    gap = mean_over(two_modes(), found["sum"][len(POINTS) :])
+    truncation = mean_over(two_modes(), found["start"][len(POINTS) :])
+    predicted = predicted_gap(two_modes(), getattr(discrete_schedules, name)(steps))
     assert gap > 0
     assert gap - truncation == pytest.approx(predicted.sharp, rel=0.01)
     if name in ("paper", "uniform_log_snr"):
@@ -216,7 +220,7 @@ class Closed:
         return 0.5 * ((1 - alpha_bar + square) / marginal - 1 - math.log((1 - alpha_bar) / marginal))
 
     def ddpm(self, x: float, betas: list[float], rule: str) -> float:
-        """Sheet, section 3, to the letter, minus the KL at the end, which the sheet neglects."""
+        """The published sum, term by term, minus the KL at the end, which it neglects."""
         bars: list[float] = []
         errors: list[float] = []
         for beta in betas:
@@ -292,7 +296,7 @@ def test_weights_of_the_sum_are_those_of_the_paper() -> None:
 @each_rule
 @pytest.mark.parametrize("name", ["vp-constant", "log-linear-straight", "discrete-short"])
 def test_monte_carlo_is_unbiased_and_its_error_honest(name: str, rule: Rule) -> None:
-    exact = sheet().diffused(SCHEDULES[name])
+    exact = two_modes().diffused(SCHEDULES[name])
     x = POINTS[[0, 3, 5]]
     result = formula(exact, x.repeat(400, 1), rule=rule, steps=20, throws=6, generator=seeded(2))
     assert result.stderr is not None
@@ -342,7 +346,7 @@ def test_a_prior_of_any_kind_enters_as_its_mean_with_its_error() -> None:
 
 
 def test_the_standard_error_falls_as_the_square_root() -> None:
-    exact = sheet().diffused(WIDE)
+    exact = two_modes().diffused(WIDE)
     results = [
         formula(exact, POINTS, rule="quadrature", steps=32, throws=throws, generator=seeded(throws))
         for throws in (32, 128, 512)
@@ -383,7 +387,7 @@ def plain(exact: ExactModel, x: Tensor, repeats: int, steps: int, each: int, ant
 
 def test_the_variance_at_1024_draws() -> None:
     """At least ten times below the raw estimator with uniform times; below strata without control or antithesis."""
-    exact = sheet().diffused(LogLinear(-13.3, 9.0))
+    exact = two_modes().diffused(LogLinear(-13.3, 9.0))
     x, repeats = doubles(0.0, 1.0, -2.5)[:, None], 100
     found = formula(exact, x.repeat(repeats, 1), rule="quadrature", steps=64, throws=16, generator=seeded(10))
     assert found.network_evaluations == 1024
@@ -436,7 +440,7 @@ def test_the_chunk_changes_nothing_but_the_calls(chunk: int, rule: Rule) -> None
 
 
 def test_the_same_generator_gives_the_same_and_another_another() -> None:
-    exact = sheet().diffused(WIDE)
+    exact = two_modes().diffused(WIDE)
     values = [formula(exact, POINTS, steps=20, throws=4, generator=seeded(seed)).value for seed in (0, 0, 1)]
     assert torch.equal(values[0], values[1])
     assert (values[0] - values[2]).abs().min() > 0
@@ -491,7 +495,7 @@ def test_a_wrong_score_is_below_its_sde_by_the_predicted_amount(factor: float) -
     found = expectation(truth.model, x[:, None], rule="quadrature", steps=64, points=20)
     gap = truth.sde.log_prob(x) - found
     torch.testing.assert_close(gap, sde_gap(truth, x), rtol=2e-4, atol=2e-5)
-    torch.testing.assert_close(found, truth.bound(x), rtol=0, atol=2e-4)  # paper A's bound is the same number
+    torch.testing.assert_close(found, truth.bound(x), rtol=0, atol=2e-4)  # the path-integral bound is the same number
     assert (gap > (0.02 if factor != 1 else -1e-5)).all()
 
 
@@ -507,7 +511,7 @@ def test_a_wrong_score_by_monte_carlo() -> None:
 @pytest.mark.parametrize("size", [0.05, 0.1, 0.4])
 def test_an_offset_noise_prediction_costs_its_square(size: float) -> None:
     """In the mean over the data, ½ c² for every unit of log-SNR; the quadrature knows the end marginals exactly."""
-    mixture = sheet()
+    mixture = two_modes()
     exact = mixture.diffused(LogLinear(-20.0, 5.0))
 
     def shifted(score: Tensor, _x: Tensor, s: Tensor) -> Tensor:
@@ -543,7 +547,7 @@ def test_images_are_points() -> None:
 @each_rule
 def test_single_precision(rule: Rule) -> None:
     """Against the same expectation in double precision."""
-    exact = sheet().diffused(PAPER_A)
+    exact = two_modes().diffused(PAPER_A)
     result = formula(exact, POINTS.float().repeat(200, 1), rule=rule, steps=40, throws=4, generator=seeded(0))
     assert result.value.dtype == torch.float64
     truth = expectation(exact, POINTS, rule=rule, steps=40)
@@ -554,7 +558,7 @@ def test_single_precision(rule: Rule) -> None:
 
 
 def test_results_are_ordinary_tensors_without_gradients() -> None:
-    exact = sheet().diffused(PAPER_A)
+    exact = two_modes().diffused(PAPER_A)
     weight = torch.nn.Parameter(doubles(1.0))
     model = DiffusionModel(lambda y, s: weight * exact.noise(y, s), PAPER_A)
     result = formula(model, POINTS.clone().requires_grad_(), steps=5, throws=4, generator=seeded(0))
@@ -568,7 +572,7 @@ def test_results_are_ordinary_tensors_without_gradients() -> None:
 
 
 def test_a_score_that_is_not_finite_is_told() -> None:
-    exact = sheet().diffused(PAPER_A)
+    exact = two_modes().diffused(PAPER_A)
     model = DiffusionModel(lambda y, s: exact.noise(y, s).masked_fill(y > 100, torch.nan), PAPER_A, prior=exact.prior)
     far = torch.cat([POINTS, doubles(500.0)[None]])
     result = formula(model, far, steps=9, throws=4, generator=seeded(0))
@@ -596,7 +600,7 @@ Call = Callable[..., object]
 def test_wrong_settings_are_named(options: dict[str, int], message: str) -> None:
     call: Call = formula
     with pytest.raises(InputError, match=message) as caught:
-        call(sheet().diffused(PAPER_A), POINTS, generator=seeded(0), **options)
+        call(two_modes().diffused(PAPER_A), POINTS, generator=seeded(0), **options)
     assert "\n" not in str(caught.value)
 
 
@@ -605,13 +609,13 @@ def test_a_rule_without_a_name_and_too_few_noise_points_are_named() -> None:
     with pytest.raises(InputError, match="rule is one of sum, trapezoid, quadrature, not 'simpson'"):
         unchecked(PAPER_A, "simpson", 10)
     with pytest.raises(InputError, match="points must be at least 2, got 1"):
-        expectation(sheet().diffused(PAPER_A), POINTS, points=1)
+        expectation(two_modes().diffused(PAPER_A), POINTS, points=1)
 
 
 def test_points_that_are_not_finite_are_named() -> None:
     x = POINTS.clone()
     x[2] = torch.nan
-    exact = sheet().diffused(PAPER_A)
+    exact = two_modes().diffused(PAPER_A)
     with pytest.raises(InputError, match="point 2 has numbers that are not finite"):
         formula(exact, x, generator=seeded(0))
     with pytest.raises(InputError, match="point 2 has numbers that are not finite"):

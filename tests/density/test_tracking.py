@@ -28,7 +28,7 @@ def six_dimensional() -> DiffusionModel:
 
 
 def tracked(size: float, n: int, steps: int, stochasticity: float = 1.0, seed: int = 1) -> tuple[Tensor, LogDensity]:
-    """Samples (n,) and their densities under the sheet's mixture with an error of some size in its score."""
+    """Samples (n,) and their densities under the mixture with an error of some size in its score."""
     x, found = track(
         Perturbed(EXACT, size),
         n,

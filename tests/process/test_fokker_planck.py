@@ -26,8 +26,8 @@ USED: dict[str, Schedule] = {
 }
 
 
-def sheet() -> GaussianMixture:
-    """The mixture of sheet C, section 4."""
+def two_modes() -> GaussianMixture:
+    """A mixture in one dimension with two modes."""
     return GaussianMixture(doubles(0.3, 0.7), doubles(-1.5, 1.0)[:, None], doubles(0.5**2, 0.35**2)[:, None, None])
 
 
@@ -43,7 +43,7 @@ def distance(exact: ExactModel, found: Marginals) -> float:
 
 @pytest.mark.parametrize("schedule", USED.values(), ids=USED.keys())
 def test_an_exact_score_gives_the_diffused_mixture(schedule: Schedule) -> None:
-    exact = sheet().diffused(schedule)
+    exact = two_modes().diffused(schedule)
     found = marginals(exact, cells=400, steps=300)
     assert found.times[[0, -1]].tolist() == pytest.approx([schedule.s_start, schedule.s_max], rel=1e-6)
     assert (found.times.diff() > 0).all()
@@ -54,13 +54,13 @@ def test_an_exact_score_gives_the_diffused_mixture(schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("name", ["vp-20", "log-linear-vp"])
 def test_the_error_is_of_second_order(name: str) -> None:
-    exact = sheet().diffused(USED[name])
+    exact = two_modes().diffused(USED[name])
     errors = [distance(exact, marginals(exact, cells=n, steps=n)) for n in (80, 160, 320)]
     assert errors[0] > 3.5 * errors[1] > 3.5**2 * errors[2]
 
 
 def test_mass_is_conserved() -> None:
-    model = Altered(sheet().diffused(USED["vp-20"]), lambda score, x, s: 0.8 * score + (3 * x + s).sin())
+    model = Altered(two_modes().diffused(USED["vp-20"]), lambda score, x, s: 0.8 * score + (3 * x + s).sin())
     found = marginals(model, cells=400, steps=300)
     mass = found.log_prob.exp().sum(1) * (found.x[1] - found.x[0])
     assert (mass - 1).abs().max() < 1e-10
@@ -68,7 +68,7 @@ def test_mass_is_conserved() -> None:
 
 
 class Reversed:
-    """The reverse SDE of a normal law's score times a factor, from a normal prior: normal at every time."""
+    """The reverse SDE of a Gaussian's score times a factor, from a Gaussian prior: Gaussian at every time."""
 
     def __init__(self, factor: float, schedule: Schedule, prior: float) -> None:
         self.truth = ScaledGaussian(0.7, 0.36, factor, schedule)
@@ -102,19 +102,19 @@ class Reversed:
         (0.0, GENTLE, 0.8),
     ],
 )
-def test_a_wrong_score_of_a_normal_law(factor: float, schedule: Schedule, prior: float) -> None:
+def test_a_wrong_score_of_a_gaussian(factor: float, schedule: Schedule, prior: float) -> None:
     closed = Reversed(factor, schedule, prior)
     errors = []
     for n in (150, 300):
         found = marginals(closed.model, cells=n, steps=n, span=(-7, 7))
-        law = closed.at(found.times)
-        near = (found.x - law.mean).abs() < 2 * law.stddev
-        errors.append((found.log_prob - law.log_prob(found.x))[near].abs().max())
+        distribution = closed.at(found.times)
+        near = (found.x - distribution.mean).abs() < 2 * distribution.stddev
+        errors.append((found.log_prob - distribution.log_prob(found.x))[near].abs().max())
     assert errors[1] < 6e-3
     assert errors[0] > 3 * errors[1]
     if factor == 0:  # no pull: x grows, and ∫ β ds of noise with it
         growth = -2 * schedule.log_alpha(doubles(1.0)).item()
-        assert law.variance[0].item() == pytest.approx((prior + 1) * math.exp(growth) - 1, rel=1e-4)
+        assert distribution.variance[0].item() == pytest.approx((prior + 1) * math.exp(growth) - 1, rel=1e-4)
 
 
 class Box(Prior):
@@ -125,7 +125,7 @@ class Box(Prior):
 
 
 def test_a_prior_with_jumps() -> None:
-    """N(0, 1) under its own score: x falls to α x, so the end is a box that a normal law has smoothed."""
+    """N(0, 1) under its own score: x falls to α x, so the end is a box convolved with a Gaussian."""
     model = Altered(gaussian(0.0, 1.0).diffused(GENTLE), lambda score, _x, _s: score, Box())
     alpha, _ = GENTLE.at(1.0)
     smooth = Normal(0.0, (1 - alpha**2) ** 0.5)
@@ -139,7 +139,7 @@ def test_a_prior_with_jumps() -> None:
 
 
 def test_between_the_nodes() -> None:
-    exact = sheet().diffused(USED["vp-20"])
+    exact = two_modes().diffused(USED["vp-20"])
     found = marginals(exact, cells=600, steps=400)
     x = torch.linspace(-2.9, 2.7, 83, dtype=torch.float64)
     for s in (found.schedule.s_start, 1.3e-3, 0.0317, 0.2113, 0.68, 1.0):
@@ -151,7 +151,7 @@ def test_between_the_nodes() -> None:
 
 
 def test_refusals() -> None:
-    exact = sheet().diffused(USED["vp-20"])
+    exact = two_modes().diffused(USED["vp-20"])
     for settings, message in (
         ({"cells": 3}, "at least 4 cells"),
         ({"steps": 2}, "at least 4 cells and 4 steps"),

@@ -90,7 +90,7 @@ def test_the_posterior_covariance_is_tweedies(schedule: Schedule, dimension: int
 
 
 @each_schedule
-def test_the_posterior_covariance_of_a_normal_law(schedule: Schedule) -> None:
+def test_the_posterior_covariance_of_a_gaussian(schedule: Schedule) -> None:
     """(C⁻¹ + (α²/σ²) I)⁻¹, wherever the point lies."""
     mixture = random_mixture(4, components=1)
     x = 3 * torch.randn(5, 2, 2, generator=seeded(3), dtype=torch.float64)
@@ -166,7 +166,7 @@ def test_samples_follow_their_generator() -> None:
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_random_mixtures_are_those_of_the_sheet(full: bool) -> None:
+def test_random_mixtures_have_the_published_ranges(full: bool) -> None:
     mixture = GaussianMixture.random(3, 200, seeded(0), full=full)
     assert mixture.means.min() >= -2
     assert mixture.means.max() <= 2

@@ -29,8 +29,8 @@ def test_the_gaussian_prior(variance: float) -> None:
     normal = Normal(0.0, torch.tensor(variance, dtype=torch.float64).sqrt())
     expected = normal.log_prob(x).flatten(1).sum(1)
     torch.testing.assert_close(GaussianPrior(variance).log_prob(x), expected, rtol=1e-13, atol=1e-13)
-    law = Normal(x, 0.7)  # E_q log p = −KL(q‖p) − H(q)
-    cross = (-kl_divergence(law, normal) - law.entropy()).flatten(1).sum(1)
+    distribution = Normal(x, 0.7)  # E_q log p = −KL(q‖p) − H(q)
+    cross = (-kl_divergence(distribution, normal) - distribution.entropy()).flatten(1).sum(1)
     torch.testing.assert_close(GaussianPrior(variance).expected_log_prob(x, 0.7), cross, rtol=1e-13, atol=1e-13)
 
 

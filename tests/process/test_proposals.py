@@ -1,4 +1,4 @@
-"""Proposals of times: their densities are the laws of their times, and undo the singularity they are made for."""
+"""Proposals of times: their densities are those of their times, and remove the singularity at the data end."""
 
 from collections.abc import Callable
 

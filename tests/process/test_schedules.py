@@ -1,4 +1,4 @@
-"""Schedules against autograd, the algebra of Gaussian kernels, and the numbers of the papers' sheets."""
+"""Schedules against autograd, the algebra of Gaussian kernels, and published numbers."""
 
 import math
 from collections.abc import Callable
@@ -198,7 +198,7 @@ def test_single_precision_keeps_its_digits_next_to_the_data(schedule: Schedule) 
         (LogLinear(path="straight"), 1.0, 0.07586, 0.92414),
     ],
 )
-def test_the_ends_are_those_of_the_sheets(schedule: Schedule, s: float, alpha: float, sigma: float) -> None:
+def test_the_ends_of_the_schedules(schedule: Schedule, s: float, alpha: float, sigma: float) -> None:
     found = schedule.at(s)
     assert found[0] == pytest.approx(alpha, rel=6e-4 if alpha < 0.5 else 5e-9)
     assert found[1] == pytest.approx(sigma, rel=6e-6)

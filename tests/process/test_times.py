@@ -1,4 +1,4 @@
-"""Times for training against the constants, quantiles and integrals of paper D, section 1.4."""
+"""Times for training against the constants, quantiles and integrals of Zheng et al. 2023."""
 
 import pytest
 import torch

@@ -24,7 +24,7 @@ NORMAL = GaussianMixture(
 
 
 def gaussian_model(schedule: Schedule) -> DiffusionModel:
-    """The exact noise of a normal law, with the prior N(0, σ²(s_max) I)."""
+    """The exact noise of a Gaussian, with the prior N(0, σ²(s_max) I)."""
     exact = NORMAL.diffused(schedule)
     return DiffusionModel(exact.noise, schedule, "noise")
 
@@ -99,7 +99,7 @@ def test_a_chunk_changes_the_samples_within_the_tolerance_only() -> None:
 
 
 def test_easy_batch_mates_do_not_hide_the_error_of_a_hard_sample() -> None:
-    """One sample of a narrow normal law among 999 that stay where they are: its error is that of a batch of one."""
+    """One sample of a narrow Gaussian among 999 that stay where they are: its error is that of a batch of one."""
     schedule, variance = LogLinear(), 1e-2
     narrow = GaussianMixture(doubles(1.0), doubles(0.0)[:, None], doubles(variance)[:, None, None]).diffused(schedule)
 

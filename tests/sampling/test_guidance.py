@@ -299,7 +299,7 @@ def flow_end(exact: ExactModel, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULE, VariancePreserving()], ids=["log-linear", "vp"])
-def test_a_normal_law_is_aligned(schedule: Schedule) -> None:
+def test_a_gaussian_is_aligned(schedule: Schedule) -> None:
     exact = random_mixture(2, components=1, seed=3).diffused(schedule)
     x = torch.randn(6, 2, generator=seeded(0), dtype=torch.float64)
     found = score_alignment(exact, x, steps=30)

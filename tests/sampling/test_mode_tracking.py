@@ -77,7 +77,7 @@ def test_the_order_is_four() -> None:
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULE, VariancePreserving(), LogLinear(-10, 10, path="straight")])
-def test_for_a_normal_law_nothing_is_left_out(schedule: Schedule) -> None:
+def test_for_a_gaussian_nothing_is_left_out(schedule: Schedule) -> None:
     """H = 0, and the mode is the mean: E[x₀ | x_s] at s_start, but for the noise that is left there."""
     mixture = random_mixture(2, components=1, seed=1)
     model = mixture.diffused(schedule)

@@ -50,8 +50,8 @@ def test_a_shift_moves_every_projection_by_its_own(dimension: int) -> None:
 
 @pytest.mark.parametrize("dimension", [1, 10])
 @pytest.mark.parametrize(("shift", "scale"), [(0.7, 1.0), (0.0, 2.0), (0.0, 0.25)])
-def test_two_normal_laws(dimension: int, shift: float, scale: float) -> None:
-    """Along u the laws N(0, 1) and N(a, t²) are |a| apart where t = 1, and |t − 1| √(2/π) where a = 0."""
+def test_two_gaussians(dimension: int, shift: float, scale: float) -> None:
+    """Along u the distributions N(0, 1) and N(a, t²) are |a| apart where t = 1, and |t − 1| √(2/π) where a = 0."""
     m = 5000
     x = torch.randn(m, dimension, generator=seeded(3), dtype=torch.float64)
     y = scale * torch.randn(m, dimension, generator=seeded(4), dtype=torch.float64)

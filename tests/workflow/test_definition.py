@@ -99,11 +99,12 @@ def test_a_plan_says_the_gpus_of_each_job_and_the_gpu_hours_of_each_study(untouc
     text = plan(untouched, "paper")
     limits: dict[str, list[float]] = {}
     for rule, lines in details(text):
-        found = re.search(r"\bgpu=([1-9]\d*), gpu_model=h100,.*\bruntime=(\d+)", lines.replace("\n", ","))
-        assert bool(found) == (rule in GPU_RULES), rule
-        if found:
+        gpus = int(found[1]) if (found := re.search(r"\bgpu=(\d+)", lines)) else 0
+        assert bool(gpus) == ("gpu_model=h100" in lines) == (rule in GPU_RULES), rule
+        if gpus:
             study = next(name for name in studies() if rule.startswith(name))
-            limits.setdefault(study, []).append(int(found[1]) * int(found[2]) / 60)
+            minutes = int(re.search(r"\bruntime=(\d+)", lines)[1])
+            limits.setdefault(study, []).append(gpus * minutes / 60)
     table = dict(re.findall(r"^(\w+|all studies) +(\d+ +[\d,.]+ +[\d,.]+)$", text, re.MULTILINE))
     numbers = {study: [float(number.replace(",", "")) for number in row.split()] for study, row in table.items()}
     totals = numbers.pop("all studies")

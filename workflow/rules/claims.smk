@@ -10,18 +10,13 @@ CLAIMS_CATEGORY = "1. Claims of the papers, judged"
 
 rule claims:
     input:
-        expand(
-            "results/{scale}/claims.{kind}", scale=CONFIG.scale, kind=["csv", "html"]
-        ),
+        expand("results/{scale}/claims.{kind}", scale=CONFIG.scale, kind=["csv", "html"]),
 
 
 rule claims_judge:
     input:
         claims=CLAIMS_FILE,
-        tables=[
-            "results/{{scale}}/{}/tables/{}.csv".format(*table.split("/", 1))
-            for table in CLAIMS.tables
-        ],
+        tables=["results/{{scale}}/{}/tables/{}.csv".format(*table.split("/", 1)) for table in CLAIMS.tables],
     output:
         report(
             "results/{scale}/claims.csv",
@@ -52,10 +47,7 @@ rule claims_page:
         claims=CLAIMS_FILE,
         verdicts=rules.claims_judge.output,
         template=WORKFLOW / "report" / "claims.html.jinja",
-        figures=[
-            "results/{{scale}}/{}/figures/{}.svg".format(*figure.split("/"))
-            for figure in CLAIMS.figures
-        ],
+        figures=["results/{{scale}}/{}/figures/{}.svg".format(*figure.split("/")) for figure in CLAIMS.figures],
     output:
         page="results/{scale}/claims.html",
         brief=report(

@@ -10,9 +10,7 @@ from diffusion_density.machine.sources import SOURCE_ROOT, sources_hash
 from diffusion_density.studies.declaration import caption, studies
 
 # The folder of this workflow, whichever file includes it or uses it as a module.
-WORKFLOW = Path(
-    os.path.relpath(workflow.current_basedir.get_path_or_uri(secret_free=True))
-).parent
+WORKFLOW = Path(os.path.relpath(workflow.current_basedir.get_path_or_uri(secret_free=True))).parent
 # The environment of every rule, for `--software-deployment-method conda`.
 ENVIRONMENT = str((WORKFLOW / "../envs/environment.yaml").resolve())
 
@@ -31,9 +29,7 @@ GPU_MODEL = CONFIG.gpu_model if GPU else None
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     shell.prefix(f"set -euo pipefail; export PYTHONPATH={SOURCE_ROOT}; ")
 else:
-    shell.prefix(
-        f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH; "
-    )
+    shell.prefix(f"set -euo pipefail; export PATH={Path(sys.executable).parent}:$PATH; ")
 
 
 wildcard_constraints:
@@ -71,11 +67,7 @@ def results(study, *names):
 
 def targets(study, *names):
     """All figures of a study, and other results, at the scale of the configuration."""
-    figures = [
-        f"figures/{name}.{kind}"
-        for name in studies()[study].figures
-        for kind in ("svg", "png")
-    ]
+    figures = [f"figures/{name}.{kind}" for name in studies()[study].figures for kind in ("svg", "png")]
     return expand(results(study, *figures, *names), scale=CONFIG.scale)
 
 
@@ -93,20 +85,12 @@ def job(study, experiment, sizes=None):
     They hold the hash of the source files that the experiment uses, so that it runs again when these change.
     """
     given = sizes if callable(sizes) else lambda wildcards: sizes
-    data_dir = (
-        {"data_dir": CONFIG.data_dir}
-        if studies()[study].experiments[experiment].on_images
-        else {}
-    )
+    data_dir = {"data_dir": CONFIG.data_dir} if studies()[study].experiments[experiment].on_images else {}
     return {
         "job": f"{study} {experiment}",
-        "sizes": (
-            (lambda wildcards: given(wildcards).model_dump_json()) if sizes else "{}"
-        ),
+        "sizes": ((lambda wildcards: given(wildcards).model_dump_json()) if sizes else "{}"),
         "files": named_files,
-        "code": sources_hash(
-            f"diffusion_density.studies.{study}.experiments.{experiment}"
-        ),
+        "code": sources_hash(f"diffusion_density.studies.{study}.experiments.{experiment}"),
     } | data_dir
 
 
@@ -120,7 +104,18 @@ RUN = command()
 ON_IMAGES = "--data-dir {params.data_dir:q} --gpus {resources.gpu}"
 RUN_ON_IMAGES = command(ON_IMAGES)
 
-# Jobs without inputs: study, experiment, sizes, MB and minutes at paper scale, and priority. See jobs.smk.
 JOBS_WITHOUT_INPUTS = []
+
+
+def jobs_without_inputs(study, sizes, paper_mb, paper_minutes, urgency=0):
+    """Ask for a rule (see jobs.smk) for each of some experiments, given by name with their sizes.
+
+    Their outputs are tables of the study; memory and time are those at paper scale.
+    """
+    JOBS_WITHOUT_INPUTS.extend(
+        (study, name, chosen, paper_mb, paper_minutes, urgency) for name, chosen in sizes.items()
+    )
+
+
 # What the figures of a study read in addition to its tables.
 FIGURE_FILES = {}

@@ -6,15 +6,13 @@ COMPARISON = SCALE.comparison
 COMPARISON_RUNS = HIGH_RUNS if CONFIG.scale == "paper" else [ML.reference]
 # Parts of the tables: mixtures, a network of density_estimators, and networks of max_likelihood.
 COMPARISON_PARTS = ["mixtures", "trained", *COMPARISON_RUNS]
-JOBS_WITHOUT_INPUTS.append(
-    (
-        "comparison",
-        "conditional",
-        COMPARISON.jobs(CONFIG.seeds)["conditional"],
-        8000,
-        600,
-        100,
-    )
+COMPARISON_JOBS = COMPARISON.jobs(CONFIG.seeds)
+jobs_without_inputs(
+    "comparison",
+    {"conditional": COMPARISON_JOBS["conditional"]},
+    8000,
+    600,
+    urgency=100,
 )
 
 
@@ -41,7 +39,7 @@ for part in ("estimators", "variance"):
         resources:
             **needs((1000, 2000, 8000), (5, 10, 600)),
         params:
-            **job("comparison", part, COMPARISON.jobs(CONFIG.seeds)[part]),
+            **job("comparison", part, COMPARISON_JOBS[part]),
         shell:
             RUN
 
@@ -123,10 +121,7 @@ rule comparison_estimators_table:
 
 rule comparison_findings:
     input:
-        **{
-            part: f"results/{{scale}}/comparison/tables/variance/{part}.csv"
-            for part in COMPARISON_PARTS
-        },
+        **{part: f"results/{{scale}}/comparison/tables/variance/{part}.csv" for part in COMPARISON_PARTS},
         estimators=rules.comparison_estimators_table.output[0],
     output:
         findings="results/{scale}/comparison/tables/findings.csv",

@@ -19,8 +19,7 @@ DE_DETAILED = {
 # Long runs start first, so that none is left alone at the end.
 DE_ORDER = sorted(DE_RUNS, key=lambda run: DE_RUNS[run].evaluations)
 DE_DATASET = lambda wildcards: (
-    f"results/{wildcards.scale}/density_estimators/data/"
-    f"dimension-{DE_RUNS[wildcards.run].dimension}.safetensors"
+    f"results/{wildcards.scale}/density_estimators/data/" f"dimension-{DE_RUNS[wildcards.run].dimension}.safetensors"
 )
 
 
@@ -98,9 +97,7 @@ rule density_estimators_evaluate:
         **job(
             "density_estimators",
             "evaluate",
-            lambda wildcards: EvaluationJob(
-                run=DE_RUNS[wildcards.run], evaluation=DE_SIZES.evaluation
-            ),
+            lambda wildcards: EvaluationJob(run=DE_RUNS[wildcards.run], evaluation=DE_SIZES.evaluation),
         ),
     shell:
         RUN

@@ -5,25 +5,10 @@ FORMULA_MEASURED = {
     "digit_estimates": "digits",
     "digit_classes": "digits",
 }
+FORMULA_ALONE = ("exactness", "discretisation", "score_error", "toy", "classifier")
+jobs_without_inputs("density_formula", {name: FORMULA_JOBS[name] for name in FORMULA_ALONE}, 4000, 120)
 # The longest first.
-JOBS_WITHOUT_INPUTS += [
-    (
-        "density_formula",
-        name,
-        FORMULA_JOBS[name],
-        4000,
-        120,
-        100 if name == "gan" else 0,
-    )
-    for name in (
-        "exactness",
-        "discretisation",
-        "score_error",
-        "toy",
-        "classifier",
-        "gan",
-    )
-]
+jobs_without_inputs("density_formula", {"gan": FORMULA_JOBS["gan"]}, 4000, 120, urgency=100)
 
 
 rule density_formula:
@@ -48,9 +33,7 @@ for network in ("planar", "digits"):
         resources:
             **needs((1000, 2000, 8000), (5, 10, 240)),
         params:
-            **job(
-                "density_formula", f"train_{network}", FORMULA_JOBS[f"train_{network}"]
-            ),
+            **job("density_formula", f"train_{network}", FORMULA_JOBS[f"train_{network}"]),
         shell:
             RUN
 

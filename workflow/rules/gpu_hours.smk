@@ -14,9 +14,7 @@ def gpu_hours(dag):
             hours.setdefault(study, []).append((expected, limit))
     if not hours:
         return "the planned jobs ask for no GPU"
-    rows = {
-        study: [len(of), *map(sum, zip(*of))] for study, of in sorted(hours.items())
-    }
+    rows = {study: [len(of), *map(sum, zip(*of))] for study, of in sorted(hours.items())}
     rows["all studies"] = list(map(sum, zip(*rows.values())))
     return "\n".join(
         [

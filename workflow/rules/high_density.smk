@@ -2,14 +2,13 @@ from diffusion_density.studies.high_density.sizes import ImagesJob
 
 HIGH_SIZES = SCALE.high_density
 # Networks of max_likelihood whose images are examined: digits, and one for each set of larger images.
-HIGH_RUNS = [
-    ML.reference,
-    *(name for name, run in ML_PLAN.runs.items() if run.kind == "main"),
-]
-JOBS_WITHOUT_INPUTS += [
-    ("high_density", name, getattr(HIGH_SIZES, name), 4000, 120, 0)
-    for name in ("tracking", "bias", "modes", "guidance", "cost")
-]
+HIGH_RUNS = [ML.reference, *ML_PLAN.of_kind("main")]
+jobs_without_inputs(
+    "high_density",
+    {name: sizes for name, sizes in HIGH_SIZES if name != "images"},
+    4000,
+    120,
+)
 
 
 rule high_density:

@@ -8,9 +8,7 @@ ML = SCALE.max_likelihood
 ML_PLAN = Plan(ML, CONFIG.seeds, CONFIG.datasets, CONFIG.data_dir, CONFIG.devices)
 # What several runs are measured on, with the table that it writes.
 ML_SEVERAL = {"curves": "curves/{kind}", "variance": "variance", "trace": "trace"}
-FIGURE_FILES["max_likelihood"] = results(
-    "max_likelihood", *(f"samples/{run}.safetensors" for run in ML_PLAN.sampled)
-)
+FIGURE_FILES["max_likelihood"] = results("max_likelihood", *(f"samples/{run}.safetensors" for run in ML_PLAN.sampled))
 
 for slug, way in ML_PLAN.absent.items():
     print(f"image set {slug} is absent and left out: {way}", file=sys.stderr)
@@ -38,9 +36,7 @@ rule max_likelihood:
 
 rule max_likelihood_dataset:
     input:
-        lambda wildcards: catalogue.files(
-            ML_PLAN.sets[wildcards.dataset], CONFIG.data_dir
-        ),
+        lambda wildcards: catalogue.files(ML_PLAN.sets[wildcards.dataset], CONFIG.data_dir),
     output:
         description="results/{scale}/max_likelihood/data/{dataset}.json",
     log:
@@ -55,9 +51,7 @@ rule max_likelihood_dataset:
         **job(
             "max_likelihood",
             "dataset",
-            lambda wildcards: ml_jobs.DatasetJob(
-                dataset=ML_PLAN.sets[wildcards.dataset]
-            ),
+            lambda wildcards: ml_jobs.DatasetJob(dataset=ML_PLAN.sets[wildcards.dataset]),
         ),
     shell:
         RUN_ON_IMAGES
@@ -80,9 +74,7 @@ rule max_likelihood_lossless:
         **job(
             "max_likelihood",
             "lossless",
-            lambda wildcards: ml_jobs.LosslessJob(
-                dataset=ML_PLAN.sets[wildcards.dataset], count=ML.likelihood.images
-            ),
+            lambda wildcards: ml_jobs.LosslessJob(dataset=ML_PLAN.sets[wildcards.dataset], count=ML.likelihood.images),
         ),
     shell:
         RUN_ON_IMAGES
@@ -90,10 +82,7 @@ rule max_likelihood_lossless:
 
 rule max_likelihood_datasets:
     input:
-        **{
-            f"set-{slug}": f"results/{{scale}}/max_likelihood/data/{slug}.json"
-            for slug in ML_PLAN.sets
-        },
+        **{f"set-{slug}": f"results/{{scale}}/max_likelihood/data/{slug}.json" for slug in ML_PLAN.sets},
     output:
         datasets=report(
             "results/{scale}/max_likelihood/tables/datasets.csv",
@@ -136,8 +125,7 @@ rule max_likelihood_train:
         gpu_model=GPU_MODEL,
         devices=lambda wildcards: ML_PLAN.processes(wildcards.run),
         mem_mb=by_scale(1500, 3000, 32000),
-        runtime=lambda wildcards: {"smoke": 5, "desk": 30}.get(CONFIG.scale)
-        or ML_PLAN.minutes(wildcards.run),
+        runtime=lambda wildcards: {"smoke": 5, "desk": 30}.get(CONFIG.scale) or ML_PLAN.minutes(wildcards.run),
     params:
         **job(
             "max_likelihood",
@@ -154,9 +142,7 @@ rule max_likelihood_train:
 
 
 for experiment, table in ML_SEVERAL.items():
-    sizes = lambda wildcards, experiment=experiment: ML_PLAN.several(
-        experiment, wildcards.get("kind", "ablation")
-    )
+    sizes = lambda wildcards, experiment=experiment: ML_PLAN.several(experiment, wildcards.get("kind", "ablation"))
 
     rule:
         name:
@@ -312,9 +298,7 @@ rule max_likelihood_findings:
         **job(
             "max_likelihood",
             "findings",
-            ml_jobs.FindingsJob(
-                kinds={name: run.kind for name, run in ML_PLAN.runs.items()}
-            ),
+            ml_jobs.FindingsJob(kinds={name: run.kind for name, run in ML_PLAN.runs.items()}),
         ),
     shell:
         RUN

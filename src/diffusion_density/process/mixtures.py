@@ -28,7 +28,7 @@ from diffusion_density.process.schedules import Schedule
 
 
 class GaussianMixture:
-    """A mixture of K Gaussians in D dimensions, held in double precision.
+    """A mixture of K Gaussians in D dimensions, stored in double precision.
 
     Args:
         weights: (K,) positive, summing to one.

@@ -1,9 +1,9 @@
 r"""Proposals: densities r(s) from which times are drawn. Weights 1/r make the estimate unbiased.
 
-An integral over time is estimated as ∫ h ds = E_{s~r}[h(s)/r(s)]. With a kernel N(α x, σ² I) the integrands of
-likelihood objectives and path integrals are singular at the data end, of order g²/σ. A proposal that is uniform in the
-share of the noise, ν = σ/√(α² + σ²), removes the singularity. Alone it would have infinite weights at the noise end,
-where dν/ds vanishes. Hence the mixture
+An integral over time is estimated as ∫ h ds = E_{s~r}[h(s)/r(s)]. In likelihood objectives and path integrals the part
+that depends on the score is singular at the data end, of order g²/σ. A proposal that is uniform in the share of the
+noise, ν = σ/√(α² + σ²), removes the singularity. Alone it would have infinite weights at the noise end, where dν/ds
+goes to zero. Hence the mixture
 
 .. math:: r(s) = \tfrac12 \frac{1}{s_1 - s_0} + \tfrac12 \frac{d\nu/ds}{\nu(s_1) - \nu(s_0)}, \qquad
           \frac{d\nu}{ds} = \frac{\alpha^2 g^2}{2\,\sigma\,(\alpha^2 + \sigma^2)^{3/2}} .

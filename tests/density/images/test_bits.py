@@ -1,4 +1,4 @@
-"""Bits per dimension of images against laws whose probabilities are known, in double precision."""
+"""Bits per dimension of images against distributions whose probabilities are known, in double precision."""
 
 import math
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def pixels(levels: int, repeats: int = 1) -> Tensor:
 
 
 def squares(side: int, count: int, schedule: Schedule) -> tuple[ExactModel, Tensor]:
-    """A normal law of one-channel images with a spectrum like that of photographs, and images of 256 levels."""
+    """A Gaussian of one-channel images with a spectrum like that of photographs, and images of 256 levels."""
     dims = side * side
     spectrum = torch.arange(1, dims + 1, dtype=torch.float64) ** -1.5
     axes = torch.linalg.qr(torch.randn(dims, dims, generator=seeded(0), dtype=torch.float64)).Q
@@ -74,7 +74,7 @@ def discrete(pmf: Tensor, schedule: Schedule) -> ExactModel:
 
 
 def decoded(pmf: Tensor, schedule: LogLinear) -> Tensor:
-    """E over z given k of log P(k|z) under the law itself minus that of the softmax decoder, for one pixel: nats."""
+    """E over z given k of log P(k|z) of the data minus that of the softmax decoder, in nats, for one pixel."""
     levels = len(pmf)
     alpha, sigma = schedule.at(0.0)
     x = 2 * (torch.arange(levels).double() + 0.5) / levels - 1
@@ -87,7 +87,7 @@ def decoded(pmf: Tensor, schedule: LogLinear) -> Tensor:
 
 
 def lumpy(levels: int) -> Tensor:
-    """A one-pixel law with two modes that gives every level something."""
+    """A distribution of one pixel with two modes and some probability on every level."""
     k = torch.arange(levels).double() / levels
     weight = torch.exp(-0.5 * ((k - 0.3) / 0.06) ** 2) + 0.5 * torch.exp(-0.5 * ((k - 0.7) / 0.1) ** 2) + 0.01
     return weight / weight.sum()
@@ -97,7 +97,7 @@ def lumpy(levels: int) -> Tensor:
 
 
 @BOTH
-def test_a_normal_law_of_64_dimensions(path: str, record_property: Callable[[str, object], None]) -> None:
+def test_a_gaussian_of_64_dimensions(path: str, record_property: Callable[[str, object], None]) -> None:
     """The exact velocity: the solver is the only error. The 90 calls of section 4 are more than enough."""
     exact, images = squares(8, 3, LogLinear(path=path))
     result = score(network_of(exact, "velocity"), images, divergence="exact")
@@ -116,7 +116,7 @@ def test_a_normal_law_of_64_dimensions(path: str, record_property: Callable[[str
 
 
 def uniform_model(schedule: Schedule, bound: float) -> DiffusionModel:
-    """A flow that stands still, from the uniform law on a cube."""
+    """A flow that stands still, from the uniform distribution on a cube."""
 
     class Cube:
         def log_prob(self, x: Tensor) -> Tensor:
@@ -192,8 +192,8 @@ def test_importance_weights_only_tighten_the_bound() -> None:
     model = double.diffused(schedule)
     alpha, sigma = schedule.at(0.0)
     edges = alpha * (2 * doubles(10, 11) / 17 - 1)
-    law = Normal(0.1 * alpha, math.sqrt(0.02 * alpha**2 + sigma**2))
-    truth = -math.log2(law.cdf(edges).diff().item())
+    distribution = Normal(0.1 * alpha, math.sqrt(0.02 * alpha**2 + sigma**2))
+    truth = -math.log2(distribution.cdf(edges).diff().item())
     means, errors = [], []
     for count in (1, 4, 16, 64):
         options = {"draws": count, "importance_weighted": True, "divergence": "exact", "chunk": 20_000}
@@ -334,7 +334,7 @@ def test_single_precision(options: dict[str, Any], prediction: Prediction) -> No
 
 
 def test_digits_of_17_levels() -> None:
-    """Real images: the normal law of the digits costs less than log₂ 17 bits, and two estimators agree."""
+    """Real images: the Gaussian of the digits costs less than log₂ 17 bits, and two estimators agree."""
     x = torch.tensor(load_digits().images, dtype=torch.uint8)[:, None]
     unit = to_unit(x, 17, torch.float64).flatten(1)
     covariance = torch.cov(unit.T) + 1e-3 * torch.eye(64).double()
@@ -353,7 +353,7 @@ def test_digits_of_17_levels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "levels", "path"),
+    ("distribution", "levels", "path"),
     [
         ("lumpy", 17, "vp"),
         ("lumpy", 17, "straight"),
@@ -363,10 +363,10 @@ def test_digits_of_17_levels() -> None:
         ("uniform", 256, "vp"),
     ],
 )
-def test_the_bound_of_a_perfect_model_is_the_entropy(law: str, levels: int, path: str) -> None:
-    """And at each image −log P(k) plus the loss of the decoder, which is nothing for a uniform law: log₂ B bits."""
+def test_the_bound_of_a_perfect_model_is_the_entropy(distribution: str, levels: int, path: str) -> None:
+    """And at each image −log P(k) plus the loss of the decoder, zero for uniform levels: log₂ B bits."""
     schedule = for_levels(levels, path)
-    pmf = lumpy(levels) if law == "lumpy" else torch.full((levels,), 1 / levels, dtype=torch.float64)
+    pmf = lumpy(levels) if distribution == "lumpy" else torch.full((levels,), 1 / levels, dtype=torch.float64)
     throws = 50 if levels == 256 else 2000
     result = score(discrete(pmf, schedule), pixels(levels), levels=levels, estimator="bound", throws=throws, chunk=3400)
     truth = -pmf.log2() + decoded(pmf, schedule) / LN2
@@ -415,8 +415,8 @@ def test_the_three_terms_are_their_closed_forms(path: str) -> None:
     schedule = LogLinear(path=path)
     dims, variance = 12, 0.25
     eye = torch.eye(dims, dtype=torch.float64)
-    law = GaussianMixture(doubles(1.0), torch.zeros(1, dims).double(), variance * eye[None])
-    model = DiffusionModel(law.diffused(schedule).velocity, schedule, "velocity")
+    distribution = GaussianMixture(doubles(1.0), torch.zeros(1, dims).double(), variance * eye[None])
+    model = DiffusionModel(distribution.diffused(schedule).velocity, schedule, "velocity")
     images = torch.full((40, 3, 2, 2), 191, dtype=torch.uint8)  # |x| = ½
     images[:, :, 0] = 64
     options = {"throws": 400, "chunk": 16_000}
@@ -511,7 +511,7 @@ def test_the_standard_error_of_throws_is_honest(throws: int) -> None:
     ids=["linear", "ddpm"],
 )
 def test_other_schedules(schedule: Schedule) -> None:
-    """A perfect model of a uniform law: log₂ B bits from the bound; the flow at most a little more."""
+    """A perfect model of a uniform distribution: log₂ B bits from the bound; the flow at most a little more."""
     pmf = torch.full((17,), 1 / 17, dtype=torch.float64)
     start = schedule.inverse(doubles(-start_gamma(17))).item()
     model = discrete(pmf, schedule)

@@ -92,7 +92,7 @@ def test_the_flow_of_a_wrong_score_has_its_own_density(factor: float) -> None:
     assert (result.value - truth.sde.log_prob(x)).abs().min() > 0.05
 
 
-def test_the_wrong_flow_of_the_sheet() -> None:
+def test_the_flow_of_a_wrong_score() -> None:
     truth = ScaledGaussian(1.3, 0.36, 1.2)
     assert truth.flow.mean.item() == pytest.approx(1.294, abs=1e-3)
     assert truth.flow.variance.item() == pytest.approx(0.059, abs=1e-3)

@@ -117,7 +117,7 @@ def test_the_bound_of_a_wrong_score_is_below_its_sde_density(factor: float) -> N
     assert (result.value - log_prob).mean() < -0.05  # the gap of these two factors is not nothing
 
 
-def test_the_wrong_sde_of_the_sheet() -> None:
+def test_the_sde_of_a_wrong_score() -> None:
     truth = ScaledGaussian(1.3, 0.36, 1.2)
     assert truth.sde.mean.item() == pytest.approx(1.300, abs=1e-3)
     assert truth.sde.variance.item() == pytest.approx(0.257, abs=1e-3)

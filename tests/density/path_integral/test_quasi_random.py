@@ -1,4 +1,4 @@
-"""Randomised nets: uniform points, even nets, draws that no batch mate changes."""
+"""Randomised point sets: uniform points, even sets, draws that do not depend on other points of a batch."""
 
 import pytest
 import torch

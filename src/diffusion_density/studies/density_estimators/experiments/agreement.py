@@ -1,12 +1,12 @@
-r"""Agreement job of paper A: the two estimators beside each other and the truth, and the identity that binds them.
+r"""Both estimators compared with each other and with the truth, and an identity that must hold.
 
-*Points* (one row a point): log p of the mixture, of the trained flow, and the path integral's bound on the trained SDE,
-for the same network. *Identity* (one row a side): on each trained network,
+*Points* (one row per point): log p of the mixture, of the trained flow, and the path integral's bound on the trained SDE,
+for the same network. *Identity* (one row per side): on each trained network,
 
 .. math:: E_p[\log p - \text{bound}] = KL(p_T\|\text{prior}) + \int \tfrac12 g^2 E_p\|a - \nabla\log p_s\|^2 ds
           = KL(p_T\|\text{prior}) + \text{loss} - \text{its minimum},
 
-each side by draws of its own (sheet A, section 4).
+each side by draws of its own.
 """
 
 from collections.abc import Mapping

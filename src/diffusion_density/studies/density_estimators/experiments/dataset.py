@@ -1,4 +1,4 @@
-"""The data of paper A: random Gaussian mixtures of its author's family, and training samples from each."""
+"""The data: random Gaussian mixtures, and training samples from each."""
 
 from collections.abc import Mapping
 from pathlib import Path

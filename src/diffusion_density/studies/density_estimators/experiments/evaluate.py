@@ -1,4 +1,4 @@
-"""Evaluation job of paper A: the KL divergence of every network of a run, at every checkpoint, by every estimator.
+"""The KL divergence of every network of a run, at every checkpoint, by every estimator.
 
 Test points are fresh, and the same for all networks of one mixture, so that arms and checkpoints are compared on equal
 terms. One row of the table is one network at one checkpoint by one estimator.

@@ -1,4 +1,4 @@
-"""Training job of paper A: one stack of networks, all arms, mixtures and seeds of a run at once."""
+"""Training: one stack of networks, all arms, mixtures and seeds of a run at once."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-r"""Estimates of log p side by side, image by image, on networks trained on digits (paper B's formula on real data).
+r"""Estimates of log p side by side, image by image, on networks trained on digits.
 
 For one noise prediction, at each image x and in nats:
 
@@ -35,7 +35,7 @@ _STREAM = 15_485_863
 
 
 def run(sizes: DigitsJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
-    """Write the table: one row a network, image and estimator.
+    """Write the table: one row per network, image and estimator.
 
     Raises:
         InputError: if the file of networks does not fit the run, or there are fewer test images.

@@ -1,6 +1,6 @@
-r"""Exactness job of paper B: the density formula with exact scores against known densities; the noise of estimators.
+r"""The density formula (Li and Yan 2024) with exact scores against known densities; the noise of estimators.
 
-*Exactness* (one row a point): random normal laws and mixtures with full covariances in several dimensions. The truth is
+*Exactness* (one row per point): random normal distributions and mixtures with full covariances in several dimensions. The truth is
 
 .. math:: E[\log p_{s_{start}}(x_{s_{start}}) | x_0 = x]
           = \log p(x) + \tfrac12 t_1 \big(d + 2 \Delta\log p + \|\nabla\log p\|^2\big) + O(t_1^2),
@@ -8,11 +8,11 @@ r"""Exactness job of paper B: the density formula with exact scores against know
 which the formula is an integral for (`density.formula`); here t₁ = 10⁻⁶, so that it's log p itself to far less than a
 standard error. In one dimension the expectation over the noise is also taken by quadrature, without any.
 
-*Variance* (one row a repeat): n draws of the score for one estimate of log p of the sheet's mixture, spent by
+*Variance* (one row per repeat): n draws of the score for one estimate of log p of a mixture in one dimension, spent by
 
 - ``uniform_time``: eq. 3.1 as the paper states it, times t uniform on (t₁, 1);
-- ``log_snr``: the same integral in log-SNR, a draw in the middle of each of n equal intervals (sheet B, section 2, F2);
-- ``formula``: the package's, with few nodes, antithetic pairs and the control variate (sheet B, section 9).
+- ``log_snr``: the same integral in log-SNR, a draw in the middle of each of n equal intervals;
+- ``formula``: the package's, with few nodes, antithetic pairs and the control variate.
 """
 
 import math
@@ -33,11 +33,11 @@ from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.density_formula.sizes import Exactness
-from diffusion_density.studies.shared.targets import sheet_mixture
+from diffusion_density.studies.shared.targets import one_dimensional_mixture
 
 SCHEDULE = VariancePreserving()
 COMPONENTS = {"gaussian": 1, "mixture": 5}
-PLACES = (0.0, 1.0, -2.5)  # of the variance comparison, as in the sheet
+PLACES = (0.0, 1.0, -2.5)  # of the variance comparison
 
 
 def run(sizes: Exactness, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
@@ -82,7 +82,7 @@ def _points(target: str, dimension: int, sizes: Exactness) -> pd.DataFrame:
 
 
 def _repeats(sizes: Exactness) -> pd.DataFrame:
-    exact = sheet_mixture().diffused(SCHEDULE)
+    exact = one_dimensional_mixture().diffused(SCHEDULE)
     places = torch.tensor(PLACES, dtype=torch.float64)
     x = places.repeat(sizes.repeats)[:, None]
     generator = torch.Generator().manual_seed(1)

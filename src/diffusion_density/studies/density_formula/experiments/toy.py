@@ -1,7 +1,7 @@
-r"""Toy job of paper B: which weights of the noise prediction's errors have the optimum of the likelihood (section 4.1).
+r"""Which weights of the noise prediction's errors have the optimum of the likelihood (Li and Yan 2024, section 4.1).
 
 The data are a mixture at ±1 with the standard deviation 0.25; the model is one at ±m with 0.6, misspecified, and its
-only parameter m is shared by all times (sheet B, section 5). Its noise prediction ε_m is that of its own diffusion. As
+only parameter m is shared by all times . Its noise prediction ε_m is that of its own diffusion. As
 functions of m, in the mean over the data,
 
 - ``log_prob``: −log p_m, the exact negative log likelihood;

@@ -1,13 +1,13 @@
 r"""Networks on real digits: whole images under each weighting, images given their class, and rows given the rows above.
 
 Images of 8×8 pixels with 17 levels become points of 64 numbers by uniform dequantization,
-x = (2 (k + u) − 17)/17 in (−1, 1), so that every density here is one of x, in nats an image.
+x = (2 (k + u) − 17)/17 in (−1, 1), so that every density here is one of x, in nats per image.
 
 * ``images``: p(x), one network for each weighting and seed.
-* ``classes``: p(x | c), the class as ten numbers 0 or 1 beside the image.
+* ``classes``: p(x | c), the class as ten numbers 0 or 1 next to the image.
 * ``rows``: p(row r | rows above it), one network for all eight rows: the rows above, with zeros for those to come, and
-  the place of the row as eight numbers 0 or 1 stand beside it. The sum of the eight log densities is that of the image:
-  the diffusion loss as the likelihood of an autoregressive factorisation (paper B, section 4.4).
+  the place of the row as eight numbers 0 or 1 stand next to it. The sum of the eight log densities is that of the image:
+  the diffusion loss as the likelihood of an autoregressive factorisation (Li and Yan 2024, section 4.4).
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-r"""What the weighting of the loss costs: one network for each, in the plane, where the truth is known (paper B, 4.1).
+r"""What the weighting of the loss costs: one network for each, in the plane, where the truth is known (Li and Yan 2024, section 4.1).
 
 Three weightings of the error of the noise prediction, as densities in log-SNR λ: likelihood (1, what the density
 formula integrates), unit (the simple loss of DDPM, uniform in s), and sigmoid(2 − λ). All of them have the same
@@ -34,14 +34,14 @@ _TEST_STREAM = 104_729
 
 
 def run(sizes: MeasuringJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
-    """Measure every network and write one table: one row a network and measure.
+    """Measure every network and write one table: one row per network and measure.
 
     Raises:
         InputError: if the file of networks does not fit the run.
     """
     rows: list[dict[str, object]] = []
     for name, networks in tqdm(
-        planar_networks.load(inputs["models"], sizes.run).items(), desc="weightings", unit="law"
+        planar_networks.load(inputs["models"], sizes.run).items(), desc="weightings", unit="distribution"
     ):
         rows += _measured(name, networks, sizes.run.seeds, sizes.evaluation)
     artifacts.write_csv(outputs["weightings"], pd.DataFrame(rows))
@@ -49,9 +49,9 @@ def run(sizes: MeasuringJob, inputs: Mapping[str, Path], outputs: Mapping[str, P
 
 def _measured(name: str, networks: MLP, seeds: Sequence[int], sizes: Evaluation) -> list[dict[str, object]]:
     generator = torch.Generator().manual_seed(_TEST_STREAM + planar.NAMES.index(name))
-    law = planar.law(name)
-    x = law.sample(sizes.points, generator=generator)
-    truth = -law.log_prob(x)
+    target = planar.distribution(name)
+    x = target.sample(sizes.points, generator=generator)
+    truth = -target.log_prob(x)
     x, noise_seed = x.float(), int(torch.randint(2**31, (), generator=generator))
     together = DiffusionModel(networks.side_by_side(), SCHEDULE, PREDICTION)
     flows = flow(together, x.repeat(len(networks.skip), 1), rtol=sizes.tolerance, atol=sizes.tolerance)

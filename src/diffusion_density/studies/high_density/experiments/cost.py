@@ -1,8 +1,8 @@
-r"""Cost job of paper C: what a log density costs along the flow (eq. 1) and along the reverse SDE (eq. 2).
+r"""The cost of a log density along the flow and along the reverse SDE (Karczewski et al. 2025, eqs. 1 and 2).
 
 Samples of a mixture in D dimensions with the exact score, and the error of the log density that is tracked with them:
 along the flow by the exact divergence or by one Rademacher probe, along the SDE without any derivative. One row is a
-method and number of steps, with the root mean square error, network evaluations and seconds a sample.
+method and number of steps, with the root mean square error, network evaluations and seconds per sample.
 """
 
 import time

@@ -1,4 +1,4 @@
-r"""What paper C claims of images, as numbers with 95% intervals, from the table of scored images.
+r"""The claims of Karczewski et al. 2025 about images, as numbers with 95% intervals, from the table of scored images.
 
 * ``rank correlation``: Spearman's ρ of log density (minus bits/dim) and PNG bytes over test images.
 * ``blurring makes likelier``: the share of test images whose bits/dim fall at every step of blur; Wilson's interval.

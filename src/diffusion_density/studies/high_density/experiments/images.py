@@ -1,7 +1,7 @@
-r"""Images job of paper C: what a trained image model finds likely, and what its samples of high density look like.
+r"""What a trained image model finds likely, and what its samples of high density look like.
 
 Every image is scored by one estimator, the variational bound of the SDE in bits/dim, with the same throws for every
-group, so that differences between groups are paired where images are. Groups (one row an image):
+group, so that differences between groups are paired where images are. Groups (one row per image):
 
 * ``test`` images, and the same ``blurred`` by a normal kernel of several widths in pixels;
 * ``sde`` and ``flow``, ordinary samples; ``high_density`` samples for several threshold log-SNRs, and ``guided`` ones

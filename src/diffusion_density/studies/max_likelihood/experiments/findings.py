@@ -1,4 +1,4 @@
-r"""What the tables of paper D say of its claims: one effect a row, with a 95 % confidence interval.
+r"""The claims of Zheng et al. 2023 in numbers: one effect per row, with a 95 % confidence interval.
 
 Effects are differences or ratios of *paired* measurements: the same images and random numbers, or the same seed. With
 n pairs the interval is that of a mean (see `intervals`); ratios are averaged as logarithms. Pairs are seeds where
@@ -176,5 +176,5 @@ def _estimators(likelihood: pd.DataFrame, coders: pd.DataFrame, kinds: Mapping[s
         gap = (table["bound"] - table["flow"]).dropna().tolist()
         if dataset in PUBLISHED and kinds[run] == "main":
             published = [PUBLISHED[dataset]]
-            yield _row("published bits/dim", dataset, "paper D", "", "bits/dim", published, "all test images")
+            yield _row("published bits/dim", dataset, "Zheng et al. 2023", "", "bits/dim", published, "all test images")
         yield _row("bound minus flow", dataset, f"{run} bound", f"{run} flow", "bits/dim", gap, "images")

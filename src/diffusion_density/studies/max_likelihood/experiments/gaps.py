@@ -1,4 +1,4 @@
-r"""What dequantization alone costs: the bound of a perfect density, in closed form (paper D, section 2.5).
+r"""What dequantization alone costs: the bound of a perfect density, in closed form (Zheng et al. 2023 compare these dequantizations).
 
 A one-pixel image whose levels have the probabilities P(k), noised at the data end, has the density
 

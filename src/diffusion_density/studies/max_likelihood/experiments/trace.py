@@ -1,4 +1,4 @@
-r"""How far the Jacobian's trace is from what the objective of second order wants it to be (paper D, section 3).
+r"""How far the trace of the Jacobian is from the optimum of the second-order objective (Zheng et al. 2023).
 
 At the optimum the expectation of ``FlowMatching.expected_trace`` over the data behind one noisy image is σ tr ∂F/∂y.
 The mean miss over images at one time, with the *exact* trace, is thus zero for a perfect network, however noisy a

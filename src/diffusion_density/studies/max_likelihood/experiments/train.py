@@ -1,4 +1,4 @@
-"""Training jobs of paper D: the networks of one run, seed after seed, resumable at any moment.
+"""Training: the networks of one run, seed after seed, which can continue after an interruption at any moment.
 
 A job keeps its checkpoints and snapshots in a folder named for all that decides its outcome, which is of no use once
 the result is written.

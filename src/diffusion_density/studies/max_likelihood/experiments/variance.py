@@ -1,6 +1,6 @@
-r"""The noise of the objective at fixed weights, by density of times and by stratification (paper D, section 1.4).
+r"""The noise of the objective at fixed weights, by density of times and by stratification (Zheng et al. 2023).
 
-Batches of B images, each with one throw, give losses L and gradients g. One row a batch holds L, ‖g‖² and g · g′ with
+Batches of B images, each with one throw, give losses L and gradients g. One row per batch holds L, ‖g‖² and g · g′ with
 the gradient g′ of the next batch. From them
 
 .. math:: \frac{B\,\mathrm{Var}\,L}{(E L)^2}, \qquad E\|g\|^2 - E[g \cdot g'],

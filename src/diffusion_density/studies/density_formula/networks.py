@@ -1,7 +1,7 @@
 """The networks of the study: multilayer perceptrons, as stacks.
 
-They output the entropy prediction e of Premkumar 2024. On this schedule ε̂ = σ (y − e), so that errors of e are harmless at
-both ends, where ε̂ itself is nearly 0 or nearly y; the losses are those of ε̂.
+They output the entropy prediction e of Premkumar 2024. On this schedule ε̂ = σ (y − e), so that errors of e are
+harmless at both ends, where ε̂ itself is nearly 0 or nearly y; the losses are those of ε̂.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 r"""Both estimators compared with each other and with the truth, and an identity that must hold.
 
-*Points* (one row per point): log p of the mixture, of the trained flow, and the path integral's bound on the trained SDE,
+*Points* (one row per point): log p of the mixture and of the trained flow, and the bound of the path integral on the SDE,
 for the same network. *Identity* (one row per side): on each trained network,
 
 .. math:: E_p[\log p - \text{bound}] = KL(p_T\|\text{prior}) + \int \tfrac12 g^2 E_p\|a - \nabla\log p_s\|^2 ds

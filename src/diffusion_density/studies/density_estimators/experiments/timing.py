@@ -1,10 +1,11 @@
 """What one sample costs by each estimator, and which accuracy it has for that.
 
-*Seconds* (one row per measurement): one ODE solve per point and one path integral per point, as in Premkumar 2024 (the shortest of
-several of the same point), and both for a whole batch, the fair comparison on parallel hardware. *Trade-off* (one row per
-setting): root-mean-square error against seconds per point, on the exact score of a mixture, where the truth is known, and
-on a trained network, where the error is that against the estimator's own limit (a double-precision solve at a
-tolerance of 1e-9; for the path integral, which is unbiased for its limit, its standard error).
+*Seconds* (one row per measurement): one ODE solve per point and one path integral per point, as in Premkumar 2024 (the
+shortest of several of the same point), and both for a whole batch, the fair comparison on parallel hardware.
+*Trade-off* (one row per setting): root-mean-square error against seconds per point, on the exact score of a mixture,
+where the truth is known, and on a trained network, where the error is that against the estimator's own limit (a
+double-precision solve at a tolerance of 1e-9; for the path integral, which is unbiased for its limit, its standard
+error).
 """
 
 import time

@@ -1,6 +1,7 @@
 r"""The density formula (Li and Yan 2024) with exact scores against known densities; the noise of estimators.
 
-*Exactness* (one row per point): random normal distributions and mixtures with full covariances in several dimensions. The truth is
+*Exactness* (one row per point): random normal distributions and mixtures with full covariances in several dimensions.
+The truth is
 
 .. math:: E[\log p_{s_{start}}(x_{s_{start}}) | x_0 = x]
           = \log p(x) + \tfrac12 t_1 \big(d + 2 \Delta\log p + \|\nabla\log p\|^2\big) + O(t_1^2),

@@ -94,7 +94,7 @@ class Target:
 
 
 def targets(sizes: Gan) -> list[Target]:
-    """The mixture in one dimension, one of three unequal components in the plane, and N(0, I_d), whose generators collapse."""
+    """Mixtures in one dimension and in the plane (three components), and N(0, I_d), whose generators collapse."""
     means = torch.tensor([[-0.9, -0.5], [1.0, -0.3], [0.0, 1.0]], dtype=torch.float64)
     scales = torch.tensor([0.6, 0.5, 0.45], dtype=torch.float64)
     identity = torch.eye(2, dtype=torch.float64)
@@ -111,9 +111,9 @@ def run(sizes: GanRun, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) 
     """Train all generators, compare them with the closed form, and write both tables.
 
     The first table has one row per generator: the total variation to the data and to the optimum, that of as many exact
-    draws of the optimum, all on the bins of the target, E log p(G(z)) in nats, and for the normal distribution the mass within
-    √d/4 of the mode. The second has the histograms in one dimension, of the radius for the normal distribution, as densities; an
-    atom of the optimum is in the first bin.
+    draws of the optimum, all on the bins of the target, E log p(G(z)) in nats, and for the normal distribution the mass
+    within √d/4 of the mode. The second has the histograms in one dimension, of the radius for the normal distribution,
+    as densities; an atom of the optimum is in the first bin.
 
     Raises:
         NumericalError: if a training diverges.

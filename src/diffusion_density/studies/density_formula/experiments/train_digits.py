@@ -6,8 +6,8 @@ x = (2 (k + u) − 17)/17 in (−1, 1), so that every density here is one of x, 
 * ``images``: p(x), one network for each weighting and seed.
 * ``classes``: p(x | c), the class as ten numbers 0 or 1 next to the image.
 * ``rows``: p(row r | rows above it), one network for all eight rows: the rows above, with zeros for those to come, and
-  the place of the row as eight numbers 0 or 1 stand next to it. The sum of the eight log densities is that of the image:
-  the diffusion loss as the likelihood of an autoregressive factorisation (Li and Yan 2024, section 4.4).
+  the place of the row as eight numbers 0 or 1 stand next to it. The sum of the eight log densities is that of the
+  image: the diffusion loss as the likelihood of an autoregressive factorisation (Li and Yan 2024, section 4.4).
 """
 
 from collections.abc import Mapping

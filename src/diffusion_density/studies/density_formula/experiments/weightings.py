@@ -1,4 +1,4 @@
-r"""What the weighting of the loss costs: one network for each, in the plane, where the truth is known (Li and Yan 2024, section 4.1).
+r"""What the weighting of the loss costs (Li and Yan 2024, section 4.1), in the plane, where the truth is known.
 
 Three weightings of the error of the noise prediction, as densities in log-SNR λ: likelihood (1, what the density
 formula integrates), unit (the simple loss of DDPM, uniform in s), and sigmoid(2 − λ). All of them have the same
@@ -72,7 +72,7 @@ def _measured(name: str, networks: MLP, seeds: Sequence[int], sizes: Evaluation)
         losses["simple_loss", weighting, seed] = simple_loss(model, x, sizes.nodes * sizes.throws, noise_seed)
     rows = []
     for (measure, weights, seed), loss in losses.items():
-        row: dict[str, object] = {"law": name, "weighting": weights, "seed": seed, "measure": measure}
+        row: dict[str, object] = {"target": name, "weighting": weights, "seed": seed, "measure": measure}
         row["unit"] = "squared error" if measure == "simple_loss" else "nats"
         against = {"loss": loss, "excess": loss - losses[measure, "likelihood", seed]}
         if measure != "simple_loss":

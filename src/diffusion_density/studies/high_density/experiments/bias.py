@@ -8,9 +8,9 @@ density formula's bound, is too low,
           \qquad \text{(reverse)},
 
 and likewise with x_s given x for the forward one. *Bias* (one row per size ε): the measured excess of r, that of ε = 0
-(the steps' own error) next to it, and the prediction. *Sandwich* (one row per size, number of steps T and estimate): the
-chain of T ancestral steps, whose upper and lower bounds hold at every T, with the log densities of the SDE and of the
-flow at the same samples.
+(the steps' own error) next to it, and the prediction. *Sandwich* (one row per size, number of steps T and estimate):
+the chain of T ancestral steps, whose upper and lower bounds hold at every T, with the log densities of the SDE and of
+the flow at the same samples.
 """
 
 from collections.abc import Mapping

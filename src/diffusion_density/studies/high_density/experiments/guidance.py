@@ -1,10 +1,10 @@
 r"""Density guidance (Karczewski, Heinonen and Garg 2025b): log densities chosen beforehand, and those of the samples.
 
-The target is a mixture of two normal distributions in D dimensions, whose log density is known. One row is one sample: the log
-density it was steered to, the one tracked (with one random probe per step for the divergence), and the true one. Methods:
-deterministic guidance; stochastic guidance with the exact drift, whose noise lies in the plane normal to the score; and
-with the published drift, which leaves out one term. ``out_of_reach`` marks samples whose target no drift along the
-score could reach.
+The target is a mixture of two normal distributions in D dimensions, whose log density is known. One row is one sample:
+the log density it was steered to, the one tracked (with one random probe per step for the divergence), and the true
+one. Methods: deterministic guidance; stochastic guidance with the exact drift, whose noise lies in the plane normal to
+the score; and with the published drift, which leaves out one term. ``out_of_reach`` marks samples whose target no drift
+along the score could reach.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,9 @@
-r"""Mode tracking (Karczewski et al. 2025): the mode of what a noisy point was, and samples of high density in a high dimension.
+r"""Mode tracking (Karczewski et al. 2025): modes given a noisy point, and samples of high density in a high dimension.
 
-*Modes* (one row per noisy point, in one dimension): where the exact mode-tracking ODE ends, where it ends with H = 0, and
-the largest p(x | x_t) on a grid. *Densities* (one row per sample of D numbers, of a mixture of two normal distributions): log p of
-ordinary samples and of samples of high density, for each threshold, all by the same closed form.
+*Modes* (one row per noisy point, in one dimension): where the exact mode-tracking ODE ends, where it ends with H = 0,
+and the largest p(x | x_t) on a grid. *Densities* (one row per sample of D numbers, of a mixture of two normal
+distributions): log p of ordinary samples and of samples of high density, for each threshold, all by the same closed
+form.
 """
 
 from collections.abc import Mapping

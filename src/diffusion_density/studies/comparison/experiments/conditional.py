@@ -46,6 +46,7 @@ from diffusion_density.sampling.flow_sampler import sample_flow
 from diffusion_density.studies.comparison.conditional_problems import NAMES, Problem, problem
 from diffusion_density.studies.comparison.sizes import CONDITIONAL_TABLES, Conditional, ConditionalRun
 from diffusion_density.studies.density_formula.networks import PREDICTION, build, trained
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.training.stack import Member
 
 Estimator = Callable[..., LogDensity]
@@ -63,7 +64,7 @@ def run(sizes: ConditionalRun, inputs: Mapping[str, Path], outputs: Mapping[str,
         stack = networks(pairs, sizes, name)
         for index, seed in enumerate(tqdm(sizes.seeds, desc=f"{name}: measuring", unit="network")):
             model = DiffusionModel(stack[index].requires_grad_(False), SCHEDULE, PREDICTION)
-            generator = torch.Generator().manual_seed(_STREAM + seed)
+            generator = seeded(_STREAM, seed)
             parts = [*divergence(model, pairs, sizes, generator), *calibrate(model, pairs, sizes, generator)]
             if name in CLASSIFIED:
                 parts.append(classify(model, pairs, sizes, generator))
@@ -79,7 +80,7 @@ def networks(pairs: Problem, sizes: ConditionalRun, label: str) -> MLP:
     """The networks of all seeds, as one stack."""
     members = []
     for seed in sizes.seeds:
-        data = torch.cat(pairs.sample(sizes.samples, generator=torch.Generator().manual_seed(seed)), dim=1).float()
+        data = torch.cat(pairs.sample(sizes.samples, generator=seeded(seed)), dim=1).float()
         network = build(sizes.training, pairs.dimension, seed, pairs.context)
         members.append(Member(network, PREDICTION, "unit", data, seed))
     return trained(members, sizes.training, label, SCHEDULE)

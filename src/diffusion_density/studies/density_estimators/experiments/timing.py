@@ -27,6 +27,7 @@ from diffusion_density.studies.density_estimators.experiments import dataset as 
 from diffusion_density.studies.density_estimators.models import SCHEDULE, load
 from diffusion_density.studies.density_estimators.sizes import Timing, TimingJob
 from diffusion_density.studies.shared.double import in_double
+from diffusion_density.studies.shared.seeds import seeded
 
 TOLERANCE = 1e-5  # of the timed solves
 REFERENCE = 1e-9  # of the solve that stands for the limit
@@ -44,7 +45,7 @@ def run(sizes: TimingJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path
     mixtures, _ = data.load(inputs["dataset"], sizes.run)
     trained = load(inputs["models"], sizes.run)[-1].model(0)
     exact = mixtures[0].diffused(SCHEDULE)
-    generator = torch.Generator().manual_seed(len(mixtures[0].weights))
+    generator = seeded(len(mixtures[0].weights))
     x = mixtures[0].sample(timing.batch, generator=generator, dtype=torch.float32)
     truth = mixtures[0].log_prob(x.double())
     artifacts.write_csv(outputs["timing"], pd.DataFrame(_seconds(trained, x, timing, generator)))

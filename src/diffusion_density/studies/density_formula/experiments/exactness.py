@@ -34,6 +34,7 @@ from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.density_formula.sizes import Exactness
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.studies.shared.targets import one_dimensional_mixture
 
 SCHEDULE = VariancePreserving()
@@ -60,7 +61,7 @@ def run(sizes: Exactness, inputs: Mapping[str, Path], outputs: Mapping[str, Path
 
 
 def _points(target: str, dimension: int, sizes: Exactness) -> pd.DataFrame:
-    generator = torch.Generator().manual_seed(10 * dimension + COMPONENTS[target])
+    generator = seeded(10 * dimension, COMPONENTS[target])
     mixture = GaussianMixture.random(dimension, COMPONENTS[target], generator, full=True)
     exact = mixture.diffused(SCHEDULE)
     x = mixture.sample(sizes.points, generator=generator)
@@ -86,7 +87,7 @@ def _repeats(sizes: Exactness) -> pd.DataFrame:
     exact = one_dimensional_mixture().diffused(SCHEDULE)
     places = torch.tensor(PLACES, dtype=torch.float64)
     x = places.repeat(sizes.repeats)[:, None]
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     throws = sizes.draws // sizes.nodes
     estimates = {
         "uniform_time": uniform_time(exact, x, sizes.draws, generator),

@@ -45,6 +45,7 @@ from diffusion_density.process.times import low_discrepancy
 from diffusion_density.studies.density_formula import optimum as closed
 from diffusion_density.studies.density_formula.optimum import Grid
 from diffusion_density.studies.density_formula.sizes import Gan, GanRun
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.studies.shared.targets import normal, one_dimensional_mixture
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.randomness import seed_of
@@ -169,14 +170,14 @@ def train(
         NumericalError: if a gradient is not finite, naming the step.
     """
     model, d, count = mixture.diffused(SCHEDULE), mixture.dimension, len(weights)
-    streams = [torch.Generator().manual_seed(seed_of(seed, d)) for seed in seeds]
+    streams = [seeded(seed_of(seed, d)) for seed in seeds]
     widths = (sizes.width, sizes.width)
     single = [MLP(d, widths, 0, 0, 0.0, skip=True, context=LATENT, generator=stream) for stream in streams]
     generators = MLP.stack(single * count)
     player = AveragedAdamW(generators, 0.0, sizes.ema)
     discriminators = Discriminators(d, streams, count)
     strength = torch.tensor(weights, dtype=torch.float64).repeat_interleave(len(seeds))
-    noise = torch.Generator().manual_seed(seed_of(*seeds, d))
+    noise = seeded(seed_of(*seeds, d))
     for step in tqdm(range(sizes.steps), desc=label, unit="step", mininterval=1):
         rest = 1 - step / sizes.steps
         real = torch.stack([mixture.sample(sizes.batch_size, generator=g, dtype=torch.float32) for g in streams])
@@ -246,7 +247,7 @@ class Discriminators:
 def samples(generators: MLP, count: int, seeds: Sequence[int]) -> Iterator[Float[Tensor, "r d"]]:
     """``count`` points of one member of a stack after the other, those of one seed from the same z."""
     for index, member in enumerate(generators.members()):
-        stream = torch.Generator().manual_seed(seed_of(seeds[index % len(seeds)], member.dimension, 1))
+        stream = seeded(seed_of(seeds[index % len(seeds)], member.dimension, 1))
         z = torch.randn(count, member.dimension + LATENT, generator=stream)
         with torch.inference_mode():
             points = torch.cat([generate(member, part) for part in z.split(ROWS)])

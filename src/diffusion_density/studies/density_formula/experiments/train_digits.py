@@ -26,6 +26,7 @@ from diffusion_density.networks.mlp import MLP
 from diffusion_density.studies.density_formula.networks import WEIGHTINGS, members, trained
 from diffusion_density.studies.density_formula.sizes import Run
 from diffusion_density.studies.shared import stacks
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.training.stack import Member
 
 ROWS, PIXELS, CLASSES = 8, 64, 10
@@ -68,11 +69,9 @@ def _dequantized(part: int, count: int, seed: int | None = None) -> Points:
     pixels = (digits.train, digits.test)[part]
     if count > len(pixels):
         raise InputError(f"digits: {count} images asked for, there are {len(pixels)}")
-    u = torch.rand(len(pixels), PIXELS, generator=torch.Generator().manual_seed(1 + part))
+    u = torch.rand(len(pixels), PIXELS, generator=seeded(1, part))
     x = to_unit(pixels, digits.levels).flatten(1) + (2 * u - 1) / digits.levels
-    order = (
-        torch.arange(len(x)) if seed is None else torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    )
+    order = torch.arange(len(x)) if seed is None else torch.randperm(len(x), generator=seeded(seed))
     return Points(x[order[:count]], images.digit_labels()[part][order[:count]])
 
 

@@ -19,6 +19,7 @@ from diffusion_density.process.model import DiffusionModel
 from diffusion_density.sampling.guidance import Drift, guided
 from diffusion_density.studies.high_density.experiments.modes import SCHEDULE, two_modes
 from diffusion_density.studies.high_density.sizes import Guidance
+from diffusion_density.studies.shared.seeds import seeded
 
 SEED = 14
 METHODS: dict[str, tuple[bool, Drift]] = {
@@ -43,7 +44,7 @@ def run(sizes: Guidance, inputs: Mapping[str, Path], outputs: Mapping[str, Path]
             stochasticity=sizes.stochasticity if noisy else 0.0,
             drift=drift,
             steps=sizes.steps,
-            generator=torch.Generator().manual_seed(SEED),
+            generator=seeded(SEED),
             dtype=torch.float64,
         )
         tables.append(

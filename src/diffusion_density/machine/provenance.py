@@ -81,20 +81,15 @@ def _git() -> dict[str, str | bool | None]:
 
 def _versions() -> dict[str, str]:
     """Python, this package, and the packages that it names itself (for the library and the workflow), if installed."""
-    found = {"python": platform.python_version()}
-    for name in (DISTRIBUTION, *_direct_dependencies()):
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
+    found, lines = {"python": platform.python_version()}, [DISTRIBUTION]
+    with suppress(PackageNotFoundError):  # a source tree on PYTHONPATH, not installed
+        lines += requires(DISTRIBUTION) or []
+    for line in lines:
+        if "extra ==" not in line or 'extra == "workflow"' in line:
+            name = re.split(r"[^\w.-]", line)[0]
+            with suppress(PackageNotFoundError):
+                found[name] = version(name)
     return found
-
-
-def _direct_dependencies() -> list[str]:
-    try:
-        lines = requires(DISTRIBUTION) or []
-    except PackageNotFoundError:  # a source tree on PYTHONPATH, not installed
-        return []
-    wanted = (line for line in lines if "extra ==" not in line or 'extra == "workflow"' in line)
-    return [re.split(r"[^\w.-]", line)[0] for line in wanted]
 
 
 def _machine() -> dict[str, str | int | None]:

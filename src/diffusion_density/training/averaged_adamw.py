@@ -1,6 +1,6 @@
 r"""AdamW (Loshchilov and Hutter 2019) with averaged weights, as one state that a checkpoint can hold.
 
-With gradients g, step n, β₁ = 0.9 and β₂ = 0.99 (as Zheng et al. 2023), the weights follow decoupled weight decay
+With bias-corrected moments m̂ and v̂ of the gradients, and step n, the weights follow decoupled weight decay
 
 .. math:: \theta \leftarrow \theta - \eta\,\omega\,\theta - \eta\, \hat m / (\sqrt{\hat v} + 10^{-8}).
 
@@ -21,7 +21,6 @@ from torch.optim.adamw import adamw
 from diffusion_density.machine.errors import InputError
 
 PARTS = ("weight", "average", "first", "second")  # of the state: two averages of weights and two moments of gradients
-BETAS = (0.9, 0.99)
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -33,22 +32,23 @@ class AveragedAdamW:
         network: on its device already.
         weight_decay: ω.
         ema: ρ, decay of the averages; 0 uses the current weights.
+        betas: β₁ and β₂, decays of the two moments; by default those of Zheng et al. 2023.
     """
 
-    def __init__(self, network: nn.Module, weight_decay: float, ema: float) -> None:
+    def __init__(
+        self, network: nn.Module, weight_decay: float, ema: float, betas: tuple[float, float] = (0.9, 0.99)
+    ) -> None:
         named = {name: value for name, value in network.named_parameters() if value.requires_grad}
         self.names = list(named)
         self.weights: list[Tensor] = list(named.values())
-        self.weight_decay = weight_decay
         self.ema = ema
+        self.betas = betas
         self.average, self.first, self.second = ([torch.zeros_like(value) for value in self.weights] for _ in range(3))
         # the fused optimiser needs a counter per parameter, on the device
         self.counts = [torch.zeros((), device=value.device) for value in self.weights]
-        decayed = [name.rpartition(".")[2] != "bias" for name in self.names]
-        self._groups = [
-            (decay, [i for i, has_decay in enumerate(decayed) if has_decay is wanted])
-            for decay, wanted in ((weight_decay, True), (0.0, False))
-        ]
+        self._groups: dict[float, list[int]] = {}
+        for i, name in enumerate(self.names):
+            self._groups.setdefault(0.0 if name.rpartition(".")[2] == "bias" else weight_decay, []).append(i)
 
     @property
     def steps(self) -> int:
@@ -63,30 +63,33 @@ class AveragedAdamW:
             The norm of the gradient before clipping. If it is not finite, nothing is changed.
         """
         norm = nn.utils.clip_grad_norm_(self.weights, float("inf") if clip is None else clip).item()
-        if not math.isfinite(norm):
-            return norm
-        for decay, members in self._groups:
-            if members:
-                adamw(
-                    [self.weights[i] for i in members],
-                    [self._gradient(i) for i in members],
-                    [self.first[i] for i in members],
-                    [self.second[i] for i in members],
-                    [],
-                    [self.counts[i] for i in members],
-                    fused=True,
-                    amsgrad=False,
-                    beta1=BETAS[0],
-                    beta2=BETAS[1],
-                    lr=learning_rate,
-                    weight_decay=decay,
-                    eps=1e-8,
-                    maximize=False,
-                )
+        if math.isfinite(norm):
+            self.update(learning_rate)
+        return norm
+
+    @torch.no_grad()
+    def update(self, learning_rate: float) -> None:
+        """Update the weights with their gradients as they are, and remove the gradients."""
+        for decay, members in self._groups.items():
+            adamw(
+                [self.weights[i] for i in members],
+                [self._gradient(i) for i in members],
+                [self.first[i] for i in members],
+                [self.second[i] for i in members],
+                [],
+                [self.counts[i] for i in members],
+                fused=True,
+                amsgrad=False,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                lr=learning_rate,
+                weight_decay=decay,
+                eps=1e-8,
+                maximize=False,
+            )
         torch._foreach_lerp_(self.average, self.weights, 1 - self.ema)
         for value in self.weights:
             value.grad = None
-        return norm
 
     def averaged(self, network: Network) -> Network:
         """A copy of the network with the averaged weights, for evaluation."""

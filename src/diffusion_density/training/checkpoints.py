@@ -5,6 +5,7 @@ read, the one before it is used, with a warning. A file with other settings is a
 would mix two runs.
 """
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -31,7 +32,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.settings = settings
+        self.settings = json.loads(json.dumps(settings))  # lists in place of tuples, as in the files
 
     def write(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
         """Write a checkpoint, and remove all others except the one before it.
@@ -42,7 +43,7 @@ class Checkpoints:
             InputError: if the file cannot be written; earlier checkpoints stay.
         """
         path = self.folder / f"{_PREFIX}{step:09d}.safetensors"
-        artifacts.write_safetensors(path, tensors, {"step": step, "run": dict(self.settings)})
+        artifacts.write_safetensors(path, tensors, {"step": step, "run": self.settings})
         found = self._newest_first()
         before = found.index(path)
         for other in (*found[:before], *found[before + NUMBER_KEPT :]):
@@ -87,10 +88,5 @@ def _differences(theirs: object, ours: object, key: str = "") -> Iterator[str]:
     if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
         for name in sorted({*theirs, *ours}):
             yield from _differences(theirs.get(name), ours.get(name), f"{key}.{name}" if key else name)
-    elif _plain(theirs) != _plain(ours):
+    elif theirs != ours:
         yield f"{key}: {theirs} there, {ours} here"
-
-
-def _plain(value: object) -> object:
-    """The value with lists in place of tuples, as JSON would give it back."""
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

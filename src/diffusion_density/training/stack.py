@@ -10,19 +10,18 @@ One optimiser step takes a minibatch of B samples with n_t throws each, that is,
 (time, noise).
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.process.predictions import Prediction
 from diffusion_density.process.schedules import Schedule
+from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.objectives import Weighting, proposal, residual, weight
 
 ROWS_PER_PASS = 131_072  # of all members together; fewer rows cost overhead, and more do not help (measured)
@@ -105,12 +104,10 @@ def train_stack(
     if samples % batch_size:
         raise InputError(f"training: batch_size {batch_size} must divide the {samples} samples")
     networks = MLP.stack([member.network for member in members])
-    parameters: list[Tensor] = list(networks.parameters())
     dimension = networks.dimension
     streams = {_key(m): _Throws(m.data, dimension, m.stream, batch_size, throws) for m in members}
     objective = _Objective(members, schedule)
-    optimiser = _Adam(parameters, learning_rate)
-    average = [torch.zeros_like(value) for value in parameters]
+    optimiser = AveragedAdamW(networks, weight_decay=0.0, ema=ema, betas=(0.9, 0.999))
     rows = max(1, ROWS_PER_PASS // len(members))
     for step in range(1, max(checkpoints) + 1):
         draws = {key: stream.draw() for key, stream in streams.items()}
@@ -123,48 +120,8 @@ def train_stack(
         if not bool(losses.isfinite().all()):
             member = int((~losses.isfinite()).nonzero()[0])
             raise NumericalError(f"training: the loss of member {member} is not finite at step {step}")
-        optimiser.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(average, parameters, 1 - ema)
-        averaged = None
-        if step in checkpoints:
-            averaged = copy.deepcopy(networks)
-            for parameter, value in zip(averaged.parameters(), average, strict=True):
-                parameter.data = value / (1 - ema**step)
-        yield step, averaged
-
-
-class _Adam:
-    """Torch's fused Adam in its functional form: the class imports torch's compiler, two seconds in every process."""
-
-    def __init__(self, parameters: list[Tensor], learning_rate: float) -> None:
-        self.parameters = parameters
-        self.learning_rate = learning_rate
-        self.first, self.second = ([torch.zeros_like(value) for value in parameters] for _ in range(2))
-        self.steps = [torch.zeros((), device=value.device) for value in parameters]
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Update the parameters with their gradients, and remove the gradients."""
-        gradients = [value.grad for value in self.parameters if value.grad is not None]
-        adam(
-            self.parameters,
-            gradients,
-            self.first,
-            self.second,
-            [],
-            self.steps,
-            fused=True,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self.learning_rate,
-            weight_decay=0.0,
-            eps=1e-8,
-            maximize=False,
-        )
-        for value in self.parameters:
-            value.grad = None
+        optimiser.update(learning_rate)
+        yield step, optimiser.averaged(networks).requires_grad_() if step in checkpoints else None
 
 
 def _key(member: Member) -> tuple[int, int]:

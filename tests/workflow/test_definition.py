@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import conda
+import fake_conda
 from diffusion_density.commands import config
 from diffusion_density.studies.declaration import caption, studies
 from diffusion_density.studies.max_likelihood.plan import Plan
@@ -161,7 +161,7 @@ def test_every_rule_that_runs_code_has_an_environment(
     untouched: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no conda here: a program answers in its place. Snakemake's linter looks at every rule, see below."""
-    monkeypatch.setenv("PATH", str(conda.install(tmp_path / "conda")), prepend=os.pathsep)
+    monkeypatch.setenv("PATH", str(fake_conda.install(tmp_path / "conda")), prepend=os.pathsep)
     text = untouched.snakemake("-n", "--software-deployment-method", "conda", "--config", "scale=smoke")
     assert "Conda environment envs/environment.yaml will be created." in text
     assert jobs_of(text) == jobs_of(plan(untouched, "smoke"))

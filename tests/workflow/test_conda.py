@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+import conda
 import pytest
 
-import conda
 from repository import Repository
 
 pytestmark = pytest.mark.slow

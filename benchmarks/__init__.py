@@ -1,1 +1,1 @@
-"""What this library costs, beside other libraries in one process. Run: ``make benchmark``."""
+"""The cost of this library, compared with other libraries in one process. Run: ``make benchmark``."""

@@ -1,4 +1,4 @@
-"""Run all benchmarks, or those named, and write a JSON file each, with its provenance, and a figure of most."""
+"""Run all benchmarks, or some by name; write the result of each as JSON with its provenance, and a figure for most."""
 
 import argparse
 import os
@@ -21,9 +21,9 @@ BENCHMARKS: dict[str, tuple[Any, Any]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of torch")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads of torch")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in BENCHMARKS:

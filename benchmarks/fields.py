@@ -1,4 +1,4 @@
-"""The models that are timed: an analytic mixture's exact diffusion, and a network trained on its samples."""
+"""The models that are timed: the exact diffusion of a Gaussian mixture, and a network trained on its samples."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def mixture(dimension: int) -> GaussianMixture:
 
 
 def trained(target: GaussianMixture, widths: Sequence[int], frequencies: int, steps: int) -> DiffusionModel:
-    """An entropy network with Fourier features of point and time, trained on 16,384 samples, 1,024 a step."""
+    """An entropy network with Fourier features of point and time, trained on 16,384 samples, 1,024 per step."""
     generator = torch.Generator().manual_seed(2)
     network = MLP(target.dimension, widths, frequencies, frequencies, 0.1, generator=generator)
     data = target.sample(16_384, generator=generator, dtype=torch.float32)

@@ -1,14 +1,15 @@
-"""log p of points under one flow: this library beside others, each at its cheapest tolerance of the required accuracy.
+"""log p of points under one flow: this library and others, each at its cheapest tolerance with the required accuracy.
 
-Two fields in three dimensions, in single precision: a trained network and an analytic mixture. Every library runs at
-several tolerances; of those whose median error is at most the target, the one of fewest evaluations is its best and
-is timed again, in turns with the others', with float32 matrix products as this library sets them (``medium``) and as
-torch does by default (``highest``). Ratios are to this library's seconds at its own setting in the same turn. Errors
-are from torchdiffeq's dopri8 at 1e-9 in double precision, for the mixture from its closed form.
+There are two fields in three dimensions, in single precision: a trained network and an analytic mixture. Every library
+runs at several tolerances. Among those with a median error of at most the target, the one with the fewest evaluations
+is its best. The best runs are timed again, in turns, with the precision of float32 matrix products that this library
+sets (``medium``) and with torch's default (``highest``). Ratios compare with this library's seconds at its own setting
+in the same turn. Errors are differences from torchdiffeq's dopri8 at 1e-9 in double precision, or from the closed form
+of the mixture.
 
-The floor of the network is the time of its matrix products alone: operations of an evaluation × evaluations, over the
-rate of a product of the hidden layers' shape that is repeated, in the same turn, for as many operations as this library
-needs.
+The floor of the network is the time of its matrix products only: operations per evaluation × evaluations, divided by
+the measured rate of a product with the shape of the hidden layers. The rate is measured in the same turn, by repeating
+the product until it has as many operations as this library needs.
 """
 
 import math
@@ -60,11 +61,11 @@ class Case:
     model: Model
     x: Tensor
     truth: Tensor
-    operations: int | None  # floating-point, of the matrix products of an evaluation of one point
+    operations: int | None  # floating-point operations of the matrix products, per evaluation and point
 
 
 def cases(sizes: Sizes) -> list[Case]:
-    """The trained network and the mixture that it was trained on, at samples of that mixture."""
+    """The trained network, and the mixture that it was trained on, at samples of that mixture."""
     mixture = fields.mixture(3)
     x = mixture.sample(sizes.points, generator=torch.Generator().manual_seed(4), dtype=torch.float32)
     exact = mixture.diffused(fields.SCHEDULE)
@@ -83,7 +84,7 @@ def cases(sizes: Sizes) -> list[Case]:
 
 
 def run(sizes: Sizes) -> dict[str, Any]:
-    """Everything that is measured, for JSON."""
+    """All measurements, for JSON."""
     solvers = [name for name in peers.SOLVERS if name not in peers.absent()]
     sweep, best = [], []
     for case in cases(sizes):
@@ -108,10 +109,10 @@ def run(sizes: Sizes) -> dict[str, Any]:
 
 
 def _swept(case: Case, solvers: list[str], sizes: Sizes) -> list[dict[str, Any]]:
-    """Every library from loose to tight tolerances, until its error is a tenth of the target."""
+    """Run every library from loose to tight tolerances, until its error is a tenth of the target."""
     active, rows = list(solvers), []
     for name in solvers:
-        _solve(case, name, sizes.tolerances[0])  # whatever is done once only
+        _solve(case, name, sizes.tolerances[0])  # without timing: some libraries do work only in the first call
     for tolerance in sizes.tolerances:
         found = [_solve(case, name, tolerance) for name in active]
         active = [row["library"] for row in found if not _within(row, sizes.target / 10)]
@@ -124,7 +125,7 @@ def _within(row: dict[str, Any], error: float) -> bool:
 
 
 def _solve(case: Case, name: str, tolerance: float) -> dict[str, Any]:
-    """One solve: what it cost and by how much it errs (None if any value is not finite)."""
+    """One solve: its cost and its errors (None if a value is not finite)."""
     begin = time.perf_counter()
     value, evaluations = peers.SOLVERS[name](case.model, case.x, tolerance)
     elapsed = time.perf_counter() - begin
@@ -142,13 +143,13 @@ def _solve(case: Case, name: str, tolerance: float) -> dict[str, Any]:
 
 
 def _timed(case: Case, chosen: dict[str, dict[str, Any]], sizes: Sizes) -> list[dict[str, Any]]:
-    """The best run of each library in turns, under the present precision of products and under torch's default."""
+    """Time the best run of each library in turns, at the current precision of products and at torch's default."""
     present = torch.get_float32_matmul_precision()
     precisions = dict.fromkeys((present, "highest"))
     calls = {
         (p, name): partial(_under, case, p, name, chosen[name]["tolerance"]) for p in precisions for name in chosen
     }
-    repeated = 2 * sizes.points * sizes.widths[0] ** 2  # operations of one of the repeated products
+    repeated = 2 * sizes.points * sizes.widths[0] ** 2  # operations of one repeated product
     count = 0
     if case.operations is not None:
         count = math.ceil(case.operations * chosen["ours"]["evaluations"] * sizes.points / repeated)
@@ -210,7 +211,7 @@ def report(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Median error against seconds: a line a library, a filled marker at its best run."""
+    """Median error against seconds: one line per library, with a filled marker at its best run."""
     names = list(dict.fromkeys(row["field"] for row in result["sweep"]))
     figure, axes = style.canvas(len(names), height=3.0, share_y=True)
     for axis, field in zip(axes, names, strict=True):

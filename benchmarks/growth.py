@@ -1,8 +1,8 @@
 """How the cost of an estimate grows with points, dimension, throws and the width of the network.
 
-One of the four varies at a time, the others stay at their base. Networks are trained for a moment on mixtures of five
-Gaussians, so that an adaptive solver has a field worth its name; its tolerance is the same throughout. The slope is
-that of log seconds on log size over the larger half of the sizes: 1 is a cost in proportion.
+One of the four varies at a time; the others keep their base value. The networks are trained briefly on mixtures of five
+Gaussians, so that the field is realistic for an adaptive solver, whose tolerance never changes. The slope is that of
+log seconds on log size over the larger half of the sizes: a slope of 1 means a cost in proportion to the size.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,12 @@ from diffusion_density.density.result import LogDensity
 from diffusion_density.process.model import Model
 from diffusion_density.studies.shared import style
 
-LABELS = {"points": "points", "dimension": "dimension", "throws": "throws a point", "width": "units of a hidden layer"}
+LABELS = {
+    "points": "points",
+    "dimension": "dimension",
+    "throws": "throws per point",
+    "width": "units of a hidden layer",
+}
 MARKS = {
     "flow": (style.COLOURS["flow"], "o"),
     "plain path integral": (style.COLOURS["score"], "s"),
@@ -34,7 +39,7 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Base:
-    """What stays while another varies."""
+    """The values of the sizes that do not vary."""
 
     points: int = 512
     dimension: int = 3
@@ -57,7 +62,7 @@ class Sizes:
 
 
 def run(sizes: Sizes) -> dict[str, Any]:
-    """Everything that is measured, for JSON."""
+    """All measurements, for JSON."""
     model = cache(lambda dimension, width: fields.trained(fields.mixture(dimension), (width,) * 3, 16, sizes.steps))
     rows = []
     for varied in LABELS:
@@ -115,7 +120,7 @@ def _slopes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def report(result: dict[str, Any]) -> str:
-    """A table of the slopes, and the seconds at the ends."""
+    """A table of the slopes, with the seconds at the smallest and largest size."""
     rows = pd.DataFrame(result["rows"])
     lines = []
     for slope in result["slopes"]:
@@ -134,7 +139,7 @@ def report(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Median and range of the seconds against each size, a line an estimator."""
+    """Median and range of the seconds against each size: one line per estimator."""
     figure, axes = style.canvas(len(LABELS), height=2.6, share_y=True)
     for axis, (varied, label) in zip(axes, LABELS.items(), strict=True):
         for name, (colour, marker) in MARKS.items():

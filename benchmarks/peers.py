@@ -1,8 +1,8 @@
-r"""log p of one flow by other libraries: the same field, points, start, prior and precision.
+r"""log p of one flow by other libraries, with the same field, points, start, prior and precision.
 
 Each integrates dx/ds = v and d(log det)/ds = div v from s_start to s_max with rtol = atol = ``tolerance`` and an exact
-divergence; all else is its own default. The field is our model's, called with one time for all points, so that the time
-is embedded once a call for every library. A vector-Jacobian product counts as one evaluation more.
+divergence; everything else is its own default. The field is that of our model, called with one time for all points, so
+that every library embeds the time once per call. A vector-Jacobian product counts as one more evaluation.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from torch import Tensor
 import diffusion_density as dd
 from diffusion_density.process.model import Model
 
-Answer = tuple[Tensor, int]  # (B,) log p in nats, and network evaluations a point
+Answer = tuple[Tensor, int]  # (B,) log p in nats, and network evaluations per point
 Solver = Callable[[Model, Tensor, float], Answer]
 
 
 class _Field:
-    """The velocity v(x, s) of a model's flow; counts its calls."""
+    """The velocity v(x, s) of a model's flow, with a counter of its calls."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -48,7 +48,7 @@ def ours(model: Model, x: Tensor, tolerance: float) -> Answer:
 
 
 def torchdiffeq(model: Model, x: Tensor, tolerance: float, method: str = "dopri5") -> Answer:
-    """Torchdiffeq alone: the augmented state as a tuple, its error norm the root mean square over all points."""
+    """Torchdiffeq itself: the augmented state is a tuple, and its error norm the root mean square over all points."""
     from torchdiffeq import odeint
 
     field = _Field(model)
@@ -96,7 +96,7 @@ def flow_matching(model: Model, x: Tensor, tolerance: float) -> Answer:
 
 
 def scipy(model: Model, x: Tensor, tolerance: float) -> Answer:
-    """SciPy's RK45 as score_sde calls it: a flat NumPy state and two passes, for the field and for its divergence."""
+    """SciPy's RK45 as score_sde calls it: a flat NumPy state, and two passes, for the field and for its divergence."""
     from scipy.integrate import solve_ivp
 
     field, schedule = _Field(model), model.schedule
@@ -124,10 +124,10 @@ SOLVERS: dict[str, Solver] = {
 
 
 def absent() -> list[str]:
-    """The peers that are not installed."""
+    """The other libraries that are not installed."""
     return [name for name in SOLVERS if name != "ours" and find_spec(name) is None]
 
 
 def versions() -> dict[str, str]:
-    """The versions of those that are."""
+    """The versions of the other libraries that are installed."""
     return {name: version(name) for name in SOLVERS if name != "ours" and find_spec(name) is not None}

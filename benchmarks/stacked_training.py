@@ -1,6 +1,6 @@
-"""Training the small networks of a KL sweep as one stack, beside training them one after the other.
+"""Train the small networks of a KL sweep as one stack, or one after the other.
 
-On one thread, as the workflow trains. Everything but the stacking is the same for both, data and throws included.
+This runs on one thread, as in the workflow. Everything except the stacking is the same, also data and throws.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Seconds of several things that take turns, so that whatever else the machine does befalls all of them alike."""
+"""Time several calls in turns, so that other work on the machine slows all of them equally."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""Training throughput of the small U-Net beside the `UNet2DModel` of diffusers, at equal parameters and batch.
+"""Training throughput of the small U-Net and of the `UNet2DModel` of diffusers, with equal parameters and batch.
 
 A step is forward, backward and AdamW, in float32, for both.
 """
@@ -29,7 +29,7 @@ class Sizes:
 
 
 class Peer(nn.Module):
-    """The network of diffusers, called as ours."""
+    """The network of diffusers, called like ours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Peer(nn.Module):
 
 
 def seconds(network: nn.Module, batch: int, steps: int) -> float:
-    """Seconds a step, after two to warm up."""
+    """Seconds per step, after two steps of warm-up."""
     objective, optimiser = FlowMatching(LogLinear()), AveragedAdamW(network, 0.01, 0.99)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(batch, 3, 32, 32, generator=generator) * 2 - 1
@@ -69,7 +69,7 @@ def seconds(network: nn.Module, batch: int, steps: int) -> float:
 
 
 def run(sizes: Sizes) -> dict[str, Any]:
-    """Everything that is measured, for JSON; ours alone where diffusers is not installed."""
+    """All measurements, for JSON; without diffusers only those of our network."""
     networks: dict[str, nn.Module] = {"ours": SmallUNet(3)}
     if find_spec("diffusers"):
         networks["diffusers"] = Peer()
@@ -81,16 +81,16 @@ def run(sizes: Sizes) -> dict[str, Any]:
         "batch": sizes.batch,
         "threads": torch.get_num_threads(),
         "parameters": {name: parameters(network) for name, network in networks.items()},
-        "seconds_a_step": {name: spread(values) for name, values in times.items()},
+        "seconds_per_step": {name: spread(values) for name, values in times.items()},
         "times_ours": {name: ratios(values, times["ours"]) for name, values in times.items()},
     }
 
 
 def report(result: dict[str, Any]) -> str:
-    """A line a network."""
+    """One line per network."""
     lines = [] if "diffusers" in result["parameters"] else ["not installed: diffusers"]
     for name, count in result["parameters"].items():
-        rate = result["batch"] / result["seconds_a_step"][name]["median"]
+        rate = result["batch"] / result["seconds_per_step"][name]["median"]
         ratio = shown(result["times_ours"][name])
-        lines.append(f"{name}: {count:,} parameters, {rate:.1f} images a second, {ratio} times our seconds")
+        lines.append(f"{name}: {count:,} parameters, {rate:.1f} images per second, {ratio} times our seconds")
     return "\n".join(lines)

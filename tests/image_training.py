@@ -1,23 +1,31 @@
-"""A small training run, for the tests in their own process and, as a program, for those that kill it or start two.
+"""A small training run, for tests in their own process and in others.
 
-As a program: ``image_training.py FOLDER PROCESSES STEPS EVERY OUTPUT`` trains in that many processes of one thread, and
-the first writes losses and averaged weights to OUTPUT.
+As a program, ``image_training.py FOLDER PROCESSES STEPS EVERY OUTPUT`` trains in that many processes with one thread
+each, which it starts itself; the first writes losses and averaged weights to OUTPUT. `start` starts the processes as
+``torchrun`` would, from a server that has imported the heavy packages once.
 """
 
+import logging
+import os
+import resource
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion_density.data.images import ImageSet, load
+from diffusion_density.data.images import ImageSet
 from diffusion_density.machine import artifacts
+from diffusion_density.machine.devices import open_devices
 from diffusion_density.networks.unet import SmallUNet
 from diffusion_density.process.schedules import LogLinear
-from diffusion_density.training.devices import open_devices
 from diffusion_density.training.flow_matching import FlowMatching
 from diffusion_density.training.loop import Trained, train_images
 from diffusion_density.training.passes import ImageTraining
@@ -28,8 +36,19 @@ SETTINGS = ImageTraining(
 OBJECTIVE = FlowMatching(LogLinear(-7.876, 5.0))
 
 
-def digits() -> ImageSet:
-    return load("digits", Path())
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(["lightning_fabric", "diffusion_density.training.loop", "diffusion_density.networks.unet"])
+
+
+@cache
+def squares() -> ImageSet:
+    """Noisy 8×8 images of a bright square on a dark ground, with 17 levels."""
+    generator = torch.Generator().manual_seed(0)
+    corners, side = torch.randint(6, (320, 2, 1), generator=generator), torch.arange(8)
+    rows, columns = ((corners <= side) & (side < corners + 3)).unbind(1)
+    bright = rows[:, None, :, None] & columns[:, None, None, :]
+    pixels = (12 * bright + torch.randint(5, bright.shape, generator=generator)).to(torch.uint8)
+    return ImageSet("squares", pixels[:256], pixels[256:], 17, "", "made here", {"pixels": "always the same"}, "none")
 
 
 def network(dropout: float = 0.1, seed: int = 0) -> SmallUNet:
@@ -49,7 +68,7 @@ def train(folder: Path, *, dropout: float = 0.1, settings: Mapping[str, Any] | N
     """Train the small network; ``settings`` change ``SETTINGS``."""
     options = {"objective": OBJECTIVE, "checkpoint_every": 4} | options
     return train_images(
-        network(dropout), digits(), settings=replace(SETTINGS, **settings or {}), folder=folder, **options
+        network(dropout), squares(), settings=replace(SETTINGS, **settings or {}), folder=folder, **options
     )
 
 
@@ -57,7 +76,7 @@ def tensors(trained: Trained) -> dict[str, Tensor]:
     return {"losses": trained.losses, **trained.network.state_dict()}
 
 
-def main(folder: str, devices: str, steps: str, every: str, output: str) -> None:
+def main(folder: str | Path, devices: int | str, steps: int | str, every: int | str, output: str | Path) -> None:
     torch.set_num_threads(1)
     count = int(devices)
     opened = open_devices("cpu", count)
@@ -70,6 +89,41 @@ def main(folder: str, devices: str, steps: str, every: str, output: str) -> None
     )
     if opened.global_rank == 0:
         artifacts.write_safetensors(Path(output), tensors(trained))
+
+
+def start(processes: int, folder: Path, steps: int, every: int, output: Path) -> list[ForkServerProcess]:
+    """Start `main` in processes that find each other as those of ``torchrun`` do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [in_process(_member, rank, processes, port, folder, steps, every, output) for rank in range(processes)]
+
+
+def _member(rank: int, processes: int, port: int, *arguments: Any) -> None:  # noqa: ANN401
+    if processes > 1:
+        names = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": processes, "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in names.items()}
+        os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}
+    folder, steps, every, output = arguments
+    main(folder, processes, steps, every, output)
+
+
+def in_process(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:  # noqa: ANN401
+    process = FORKS.Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def train_in_little_memory(folder: Path, batch_size: int, log: Path) -> None:
+    """Train once, then with a larger batch and little more address space than the process has by then."""
+    logging.basicConfig(filename=log)
+    torch.set_num_threads(1)
+    train(folder / "warm", dropout=0.0)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    allowed = pages * resource.getpagesize() + 24 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+    tight = train(folder / "tight", dropout=0.0, settings={"steps": 1, "batch_size": batch_size})
+    assert tight.losses.isfinite().all()
 
 
 if __name__ == "__main__":

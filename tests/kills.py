@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from diffusion_density.claims.comparison import TIMES
+from diffusion_density.claims.comparison import columns_of
 from repository import Repository, copy
 
 RESULTS = "results/smoke"
@@ -104,7 +104,8 @@ def strike(run: subprocess.Popen[bytes], number: signal.Signals, known: list[int
 def measured(repository: Repository) -> dict[str, list[str]]:
     """The columns of each table that hold measured seconds."""
     headers = {target: (repository.path / target).read_text().partition("\n")[0].split(",") for target in TARGETS}
-    return {target: [name for name in names if TIMES in name] for target, names in headers.items()}
+    roles = {target: columns_of(target.split("/")[2]) for target in TARGETS}
+    return {t: [name for name in names if roles[t][name].role == "cost"] for t, names in headers.items()}
 
 
 def tables(repository: Repository) -> dict[str, bytes]:

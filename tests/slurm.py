@@ -1,4 +1,4 @@
-"""A SLURM of this machine alone, which it takes for two nodes, one of them with two GPUs, for a test.
+"""A SLURM on this machine only, which it treats as two nodes, one of them with two simulated GPUs, for a test.
 
 Its daemons are started for the test and stopped after it. The GPUs are copies of ``/dev/null``.
 """

@@ -26,7 +26,7 @@ def test_every_library_finds_the_same_density(name: str, generator: torch.Genera
 
 
 def test_flow_peers(tmp_path: Path) -> None:
-    sizes = flow_peers.Sizes(points=16, widths=(16, 16), frequencies=4, steps=20, tolerances=(1e-2, 1e-4), repeats=1)
+    sizes = flow_peers.Sizes(points=8, widths=(16, 16), frequencies=4, steps=20, tolerances=(1e-2, 1e-4), repeats=1)
     torch.set_float32_matmul_precision("medium")
     result = flow_peers.run(sizes)
     names = set(peers.SOLVERS) - set(peers.absent())

@@ -1,4 +1,4 @@
-"""What the pages tell to do: all of docs/extending.md, and the README's commands of `score`."""
+"""What the pages tell to do: all of docs/extending.md, and the commands of docs/scoring.md."""
 
 import os
 import re
@@ -13,10 +13,9 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from diffusion_density.data.images import load
+from pages import FENCE, commands
 from repository import ROOT, Repository, copy
 from untrained import save_untrained
-
-FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 def bash(command: str, repository: Repository) -> str:
@@ -35,10 +34,6 @@ def bash(command: str, repository: Repository) -> str:
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}"
     return done.stdout
-
-
-def commands(block: str) -> list[str]:
-    return [line.removeprefix("$ ").partition("   #")[0] for line in block.splitlines() if line.startswith("$ ")]
 
 
 @pytest.mark.slow
@@ -68,17 +63,18 @@ def test_the_examples_of_extending(tmp_path: Path) -> None:
     table = pd.read_csv(repository.path / "results/smoke/tails/tables/distances.csv")
     assert list(table.distance) == [0, 3, 9]
     assert np.allclose(table.flow_nats, table.truth_nats, atol=1e-3)
+    assert (repository.path / "results/smoke/tails/figures/distances.svg").stat().st_size > 0
     verdict = pd.read_csv(repository.path / "verdicts.csv").iloc[0]
     assert verdict.measured == (table.flow_nats - table.truth_nats).abs().max()
     assert verdict.verdict == "replicated"
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_that_score(tmp_path: Path) -> None:
+def test_the_commands_that_score(tmp_path: Path) -> None:
     """With the files that they name: untrained networks stand for a desk run's and for a downloaded one."""
     repository = Repository(tmp_path)
     (tmp_path / "src").symlink_to(ROOT / "src")
-    section = (ROOT / "README.md").read_text().split("## Score your own model")[1].split("\n## ")[0]
+    page = (ROOT / "docs" / "scoring.md").read_text()
     (tmp_path / "points.csv").write_text("a,b\n0,0\n1,0.5\n")
     (tmp_path / "mixture.json").write_text('{"weights": [1], "means": [[0, 0]], "covariances": [[[1, 0], [0, 1]]]}')
     photos = load("photos32", Path())
@@ -90,7 +86,7 @@ def test_the_commands_of_the_readme_that_score(tmp_path: Path) -> None:
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     unet = UNet2DModel(32, 3, 3, layers_per_block=1, block_out_channels=(8, 8), norm_num_groups=4, **blocks)
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "ddpm-cifar10-32", safe_serialization=True)
-    lines = [line for kind, _, block in FENCE.findall(section) if kind == "console" for line in commands(block)]
+    lines = [line for kind, _, block in FENCE.findall(page) if kind == "console" for line in commands(block)]
     scoring = [line for line in lines if line.startswith("diffusion-density score")]
     assert len(scoring) >= 4
     for line in scoring:

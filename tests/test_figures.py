@@ -13,9 +13,10 @@ DRAW = """
 import hashlib, importlib, json, sys
 from pathlib import Path
 from diffusion_density.machine.errors import InputError
+from diffusion_density.studies.declaration import studies
 from diffusion_density.studies.shared import style
 found, reference, out = {}, Path(sys.argv[1]), Path(sys.argv[2])
-for study in ("density_estimators", "density_formula", "high_density", "max_likelihood", "comparison"):
+for study in studies():
     for name, draw in importlib.import_module(f"diffusion_density.studies.{study}.figures").FIGURES.items():
         try:
             figure = draw(reference / study / "tables")

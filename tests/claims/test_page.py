@@ -1,7 +1,8 @@
-"""The page shows what the verdicts say, is whole without other files, and its readings never contradict the data."""
+"""The page shows what the verdicts say, is whole without other files, and its summaries never contradict the data."""
 
 import random
 import re
+import shutil
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,7 +24,7 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 
 @dataclass
 class Row:
-    """What a reading reads of a verdict."""
+    """What a summary reads of a verdict."""
 
     verdict: Verdict
     measured: float
@@ -45,44 +46,29 @@ class Elements(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    """Verdicts as if each claim had the next one of the list."""
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Verdicts as if each claim had the next one of the list, next to the figures."""
+    folder = tmp_path_factory.mktemp("results")
     rows = []
     for i, claim in enumerate(CLAIMS.claims):
         verdict = VERDICTS[i % 4]
-        number = None if verdict == "not tested at this scale" else 1e-5 * (i - 3)
-        row = {
-            "id": claim.id,
-            "paper": claim.paper,
-            "kind": claim.kind,
-            "statement": claim.statement,
-            "published": None,
-        }
-        row |= {
-            "measured": number,
-            "ci_low": number and number - 1,
-            "ci_high": number and number + 1,
-            "unit": claim.unit,
-        }
-        row |= {
-            "verdict": verdict,
-            "scale": "desk",
-            "evidence": "a/tables/b.csv",
-            "quantity": "q",
-            "reason": "as it is",
-        }
-        rows.append(row)
-    artifacts.write_csv(tmp_path / "claims.csv", pd.DataFrame(rows, columns=verdicts.COLUMNS))
+        measured = None if verdict == "not tested at this scale" else 1e-5 * (i - 3)
+        row: dict[str, object] = {name: getattr(claim, name, None) for name in verdicts.COLUMNS}
+        row |= {"published": None, "measured": measured, "verdict": verdict, "scale": "desk", "reason": "as it is"}
+        row |= {"ci_low": measured and measured - 1, "ci_high": measured and measured + 1}
+        rows.append(row | {"evidence": "a/tables/b.csv", "quantity": "q"})
+    artifacts.write_csv(folder / "claims.csv", pd.DataFrame(rows, columns=verdicts.COLUMNS))
     for figure in CLAIMS.figures:
         study, _, name = figure.partition("/")
-        artifacts.write_text(tmp_path / study / "figures" / f"{name}.svg", SVG)
-    return tmp_path / "claims.csv"
+        (folder / study / "figures").mkdir(parents=True, exist_ok=True)
+        (folder / study / "figures" / f"{name}.svg").write_text(SVG)
+    return folder / "claims.csv"
 
 
-def written(table: Path, brief: bool = False) -> str:
+def written(table: Path, figures: bool = True) -> str:
     out = table.with_name("claims.html")
-    page.write(CLAIMS, table, table.parent, REPORT, out, brief=brief)
+    page.write(page.read(CLAIMS, table), table.parent, REPORT, out, figures=figures)
     return out.read_text()
 
 
@@ -115,8 +101,8 @@ def test_the_page_is_accessible_and_needs_no_other_file(table: Path) -> None:
     assert {link[1:] for link in inner} <= set(ids)
 
 
-def test_the_brief_page_names_its_evidence_and_leads_nowhere(table: Path) -> None:
-    text = written(table, brief=True)
+def test_the_page_without_figures_names_its_evidence_and_has_no_links_to_files(table: Path) -> None:
+    text = written(table, figures=False)
     elements = Elements()
     elements.feed(text)
     assert not elements.all("img")
@@ -128,18 +114,19 @@ def test_the_brief_page_names_its_evidence_and_leads_nowhere(table: Path) -> Non
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_reading_says_what_the_verdicts_say(seed: int) -> None:
+def test_a_summary_says_what_the_verdicts_say(seed: int) -> None:
     """Whatever the verdicts: a sentence is there, with its numbers, exactly if all verdicts that it needs are."""
     chosen = random.Random(seed)  # noqa: S311 (no secret)
-    judged = {claim.id: Row(chosen.choice(VERDICTS), chosen.random(), 0.1, 0.9) for claim in CLAIMS.claims}
-    for paper, sentences in CLAIMS.readings.items():
-        text = page.reading(CLAIMS, judged, paper)
-        given = [row.verdict for name, row in judged.items() if name[0] == paper]
+    rows = {claim.id: Row(chosen.choice(VERDICTS), chosen.random(), 0.1, 0.9) for claim in CLAIMS.claims}
+    measured = {name: page.measured(row) for name, row in rows.items()}
+    for paper, sentences in CLAIMS.summaries.items():
+        text = page.Judged(CLAIMS, rows).summary(paper)
+        given = [row.verdict for name, row in rows.items() if name[0] == paper]
         numbers = ", ".join(f"{given.count(verdict)} {verdict}" for verdict in VERDICTS)
         assert text.startswith(f"Verdicts on {len(given)} claims: {numbers}.")
         for sentence in sentences:
-            shown = sentence.text.format(**{name: page.measured(row) for name, row in judged.items()})
-            holds = all(judged[name].verdict == verdict for name, verdict in sentence.when.items())
+            shown = sentence.text.format(**measured)
+            holds = all(rows[name].verdict == verdict for name, verdict in sentence.when.items())
             assert (shown in text) == holds
 
 
@@ -156,24 +143,28 @@ def test_captions_lose_their_markup() -> None:
     assert page.plain(text) == "Bold? A word, code and a paper; x * y."
 
 
-def test_verdicts_of_other_claims_are_refused(table: Path) -> None:
-    artifacts.write_csv(table, artifacts.read_csv(table).iloc[1:])
+def test_verdicts_of_other_claims_are_refused(table: Path, tmp_path: Path) -> None:
+    artifacts.write_csv(tmp_path / "claims.csv", artifacts.read_csv(table).iloc[1:])
     with pytest.raises(InputError, match="does not hold the claims of this claims file"):
-        page.read(CLAIMS, table)
-    table.with_name("claims.csv").unlink()
+        page.read(CLAIMS, tmp_path / "claims.csv")
     with pytest.raises(InputError, match=r"claims\.csv: cannot be read"):
-        page.read(CLAIMS, table)
+        page.read(CLAIMS, tmp_path / "absent" / "claims.csv")
 
 
-def test_a_missing_figure_is_named(table: Path) -> None:
-    (table.parent / "comparison/figures/variance.svg").unlink()
+def test_a_missing_figure_is_named(table: Path, tmp_path: Path) -> None:
+    shutil.copytree(table.parent, tmp_path / "results")
+    (tmp_path / "results/comparison/figures/variance.svg").unlink()
     with pytest.raises(InputError, match=r"variance\.svg: cannot be read"):
-        written(table)
+        written(tmp_path / "results" / "claims.csv")
 
 
-def test_the_table_of_the_readme_is_that_of_the_reference() -> None:
-    text = (ROOT / "README.md").read_text()
-    found = re.search(r"<!-- claims -->\n(.*?)<!-- end of claims -->", text, re.DOTALL)
-    assert found, "README.md has no table of claims between <!-- claims --> and <!-- end of claims -->"
-    expected = page.markdown(CLAIMS, page.read(CLAIMS, REFERENCE / "claims.csv"))
-    assert found[1] == expected, "run diffusion-density claims table results/reference/claims.csv"
+@pytest.mark.parametrize(
+    ("file", "name", "part"), [("README.md", "claims", 0), ("docs/results.md", "not replicated", 1)]
+)
+def test_the_tables_of_the_pages_are_those_of_the_reference(file: str, name: str, part: int) -> None:
+    """What the command prints is a table, for the README, and a list, for the page of results."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- end of {name} -->", (ROOT / file).read_text(), re.DOTALL)
+    assert found, f"{file} has no part between <!-- {name} --> and <!-- end of {name} -->"
+    printed = page.markdown(page.read(CLAIMS, REFERENCE / "claims.csv"))
+    parts = printed.removesuffix("\n").split("\n\nNot replicated:\n\n")
+    assert found[1] == parts[part] + "\n", "run diffusion-density claims table results/reference/claims.csv"

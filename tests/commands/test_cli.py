@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_density.commands import cli, config
+from diffusion_density.commands import cli
 from diffusion_density.machine.errors import NumericalError
 
 ROOT = Path(__file__).parents[2]
+
+
+DATASET = {"dimension": 2, "mixtures": 1, "samples": 10, "components": 2}
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -75,10 +78,39 @@ def test_tables_that_do_not_fit_are_named_and_nothing_is_written(
 def test_a_wrong_specification_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = json.dumps({"dimension": 2, "mixtures": -1, "samples": 10, "components": 2, "colour": "red"})
-    assert call(monkeypatch, "density-estimators", "dataset", "--spec", spec, "--out", tmp_path / "x") == 2
-    assert error(capsys) == "--spec: mixtures: input should be greater than 0 (got -1); colour: unknown key"
+    sizes = json.dumps(DATASET | {"mixtures": -1, "colour": "red"})
+    arguments = ("job", "density_estimators", "dataset", "--sizes", sizes, "--output", f"dataset={tmp_path / 'x'}")
+    assert call(monkeypatch, *arguments) == 2
+    assert error(capsys) == "--sizes: mixtures: input should be greater than 0 (got -1); colour: unknown key"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nothing", "dataset"), "'nothing' is not a study; the studies are comparison, density_estimators, "),
+        (("density_estimators", "dance"), "density_estimators has no experiment 'dance'; it has dataset, train, "),
+        (("density_estimators", "dataset"), "--output: expected dataset, got x"),
+        (("density_estimators", "dataset", "--output", "y"), "--output: NAME=PATH is expected, with a different name "),
+        (("density_estimators", "dataset", "--input", "models=m"), "--input: expected none, got models"),
+        (("density_estimators", "train", "--sizes", "{}"), "--sizes: experiment: is missing; dimension: is missing; "),
+    ],
+)
+def test_wrong_arguments_of_a_job_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    sizes = () if "--sizes" in arguments else ("--sizes", json.dumps(DATASET))
+    assert call(monkeypatch, "job", *arguments, *sizes, "--output", "x=y") == 2
+    assert error(capsys).startswith(message)
+
+
+def test_a_job_writes_its_outputs_and_where_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "x.safetensors"
+    arguments = ("density_estimators", "dataset", "--sizes", json.dumps(DATASET), "--output", f"dataset={out}")
+    assert call(monkeypatch, "job", *arguments) == 0
+    record = json.loads((tmp_path / "x.safetensors.provenance.json").read_text())
+    assert record["settings"] == {"study": "density_estimators", "experiment": "dataset", "sizes": DATASET}
+    assert out.exists()
 
 
 def test_a_run_that_diverges_is_one_line(
@@ -86,22 +118,21 @@ def test_a_run_that_diverges_is_one_line(
 ) -> None:
     from diffusion_density.studies.density_estimators.experiments import dataset
 
-    def prepare(*_: object) -> None:
+    def run(*_: object) -> None:
         raise NumericalError("the loss is nan\nat step 3")
 
-    monkeypatch.setattr(dataset, "prepare", prepare)
-    spec = json.dumps({"dimension": 2, "mixtures": 1, "samples": 10, "components": 2})
-    assert call(monkeypatch, "density-estimators", "dataset", "--spec", spec, "--out", tmp_path / "x") == 2
+    monkeypatch.setattr(dataset, "run", run)
+    arguments = ("density_estimators", "dataset", "--sizes", json.dumps(DATASET))
+    assert call(monkeypatch, "job", *arguments, "--output", f"dataset={tmp_path / 'x'}") == 2
     assert error(capsys) == "the loss is nan at step 3"
 
 
 def test_an_unknown_figure_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "x.svg"
-    arguments = ("figure", "density_estimators", "absent", "--tables", tmp_path, "--out", out)
+    arguments = ("figures", "density_estimators", "--only", "absent", "--tables", tmp_path, "--out", tmp_path)
     assert call(monkeypatch, *arguments) == 2
-    assert error(capsys).startswith("density_estimators has no figure 'absent'; it has kl_throws, ")
+    assert error(capsys).startswith("density_estimators has no figure absent; it has kl_throws, ")
 
 
 def test_figures_have_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,21 +145,22 @@ def test_figures_have_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         drawn.subplots().fill_between([0, 1], [0, 1], [1, 2], label="an area is clipped by a path with an id")
         return drawn
 
-    monkeypatch.setitem(figures.FIGURES, "area", draw)
+    monkeypatch.setitem(figures.FIGURES, "timing", draw)
+    options = ("--only", "timing", "--tables", tmp_path, "--out")
     for name in ("one", "two"):
-        out = tmp_path / name / "area.svg"
-        assert call(monkeypatch, "figure", "density_estimators", "area", "--tables", tmp_path, "--out", out) == 0
+        assert call(monkeypatch, "figures", "density_estimators", *options, tmp_path / name) == 0
+    assert len(list((tmp_path / "one").iterdir())) == 4, "the figure twice, with its provenance"
     for suffix in ("svg", "png"):
-        one, two = (tmp_path / name / f"area.{suffix}" for name in ("one", "two"))
+        one, two = (tmp_path / name / f"timing.{suffix}" for name in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_check_config_says_what_a_run_amounts_to(
+def test_check_config_names_the_scale_and_the_studies(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert call(monkeypatch, "check-config") == 0
-    assert capsys.readouterr().out.startswith("config.yaml: scale desk, ")
+    assert capsys.readouterr().out.startswith("config.yaml: scale desk, with sizes for density_estimators, ")
 
 
 def test_check_config_names_a_wrong_key(
@@ -137,11 +169,6 @@ def test_check_config_names_a_wrong_key(
     (tmp_path / "mine.yaml").write_text("scale: desk\nsedes: [1]\n")
     assert call(monkeypatch, "check-config", tmp_path / "mine.yaml") == 2
     assert error(capsys) == f"{tmp_path}/mine.yaml: sedes: unknown key"
-
-
-def test_schemas_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call(monkeypatch, "schema", "--out", tmp_path) == 0
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == config.schemas()
 
 
 def command(*arguments: str) -> list[str]:

@@ -25,8 +25,9 @@ def test_the_configuration_in_the_repository_is_right() -> None:
 def test_every_scale_has_its_runs(name: str) -> None:
     scale = config.read_scale(name, SCALES)
     runs = scale.density_estimators.runs((0, 1, 2))
-    assert f"throws-{scale.density_estimators.throws_default}" in runs
-    assert {run.partition("-")[0] for run in runs} == {"throws", "objectives", "samples", "dimensions"}
+    assert scale.density_estimators.detailed in runs
+    assert {run.experiment for run in runs.values()} == {"throws", "objectives", "samples", "dimensions"}
+    assert all(name.startswith(f"{run.experiment}-") for name, run in runs.items())
     datasets = scale.density_estimators.datasets()
     for run in runs.values():
         assert run.samples <= datasets[run.dimension].samples
@@ -84,7 +85,7 @@ def test_wrong_sizes_are_named(tmp_path: Path, old: str, new: str, message: str)
     (tmp_path / "smoke.yaml").write_text(text.replace(old, new, 1))
     with pytest.raises(InputError) as caught:
         config.read_scale("smoke", tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path}/smoke.yaml: density_estimators.")
+    assert str(caught.value).startswith(f"{tmp_path}/smoke.yaml: density_estimators")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -105,9 +106,4 @@ def test_files_that_are_no_configuration_are_named(tmp_path: Path) -> None:
 
 def test_a_run_survives_its_way_through_the_command_line() -> None:
     run = config.read_scale("desk", SCALES).density_estimators.runs(config.Config().seeds)["objectives-all"]
-    assert parse(TrainingRun, run.model_dump_json(), "--spec") == run
-
-
-@pytest.mark.parametrize("name", config.schemas())
-def test_the_schemas_are_those_of_the_code(name: str) -> None:
-    assert (ROOT / "workflow" / "schemas" / name).read_text() == config.schemas()[name], "run diffusion-density schema"
+    assert parse(TrainingRun, run.model_dump_json(), "--sizes") == run

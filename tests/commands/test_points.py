@@ -9,10 +9,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from diffusion_density.commands import points
 from diffusion_density.commands.cli import app
 from diffusion_density.commands.score import inputs, models
-from diffusion_density.commands.score.estimators import POINTS
+from diffusion_density.density.estimators import ESTIMATORS
 from diffusion_density.density.ode.flow import flow
 from diffusion_density.density.path_integral.plain import path_integral
 from diffusion_density.machine.errors import InputError
@@ -59,7 +58,7 @@ def test_score_by_the_flow_is_the_truth(table: Path, mixture: Path, tmp_path: Pa
     x = torch.tensor(XY, dtype=torch.float64)
     model = truth().diffused(VariancePreserving())
     assert np.allclose(scores.log_prob_nats, model.log_prob(x, model.schedule.s_start), atol=1e-6)
-    assert (scores.of == "flow").all()
+    assert (scores.density == "flow").all()
     assert (scores.kind == "exact").all()
     assert (scores.status == "ok").all()
     record = json.loads((tmp_path / "scores.csv.provenance.json").read_text())
@@ -91,13 +90,11 @@ def test_every_estimator_scores_points_and_a_figure_shows_them(table: Path, mixt
     out, figure = tmp_path / "scores.csv", tmp_path / "scores.svg"
     run("score", table, "--mixture", mixture, "--out", out, "--estimator", "all", "--figure", figure)
     scores = pd.read_csv(out)
-    assert list(dict.fromkeys(scores.estimator)) == list(POINTS)
+    assert list(dict.fromkeys(scores.estimator)) == [name for name, one in ESTIMATORS.items() if one.points]
     assert (scores.status == "ok").all()
-    expected = {"flow": ("flow", "exact"), "flow_hutchinson": ("flow", "unbiased")}
     for name, rows in scores.groupby("estimator"):
-        of, kind = expected.get(name, ("sde", "lower"))
-        assert (rows.of == of).all()
-        assert (rows.kind == kind).all()
+        assert (rows.density == ESTIMATORS[name].density).all()
+        assert (rows.kind == ESTIMATORS[name].kind).all()
         model = truth().diffused(VariancePreserving())
         error = rows.log_prob_nats.to_numpy() - model.log_prob(torch.tensor(XY, dtype=torch.float64), 1e-5).numpy()
         allowed = 5 * rows.stderr_nats.to_numpy() + (0.5 if name == "chain" else 0.01)
@@ -124,13 +121,15 @@ def test_train_sample_and_score_a_model(tmp_path: Path) -> None:
     mixture = truth()
     x = mixture.sample(512, generator=torch.Generator().manual_seed(0))
     pd.DataFrame(x.numpy(), columns=["a", "b"]).to_csv(data, index=False)
-    run("train", data, "--out", model, "--epochs", 60, "--width", 32, "--learning-rate", 0.01)
-    run("score", data, "--model", model, "--out", tmp_path / "scores.csv")
+    run("train", data, "--out", model, "--epochs", 30, "--throws", 5, "--width", 32, "--learning-rate", 0.01)
+    x, few = x[:128], tmp_path / "few.csv"
+    pd.DataFrame(x.numpy(), columns=["a", "b"]).to_csv(few, index=False)
+    run("score", few, "--model", model, "--out", tmp_path / "scores.csv", "--tolerance", 1e-4)
     scores = pd.read_csv(tmp_path / "scores.csv")
     gap = mixture.log_prob(x).mean().item() - scores.log_prob_nats.mean()
     untrained = (mixture.log_prob(x) - torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(1)).mean().item()
     assert abs(gap) < 0.25 * untrained
-    run("sample", model, "--out", out, "--number", 400, "--steps", 100)
+    run("sample", model, "--out", out, "--number", 400, "--steps", 50)
     samples = pd.read_csv(out)
     assert list(samples) == ["x1", "x2"]
     assert np.allclose(samples.mean(), x.mean(0), atol=0.25)
@@ -185,15 +184,13 @@ def test_bad_mixtures_are_named(tmp_path: Path, changed: dict[str, object], mess
 
 def test_a_model_that_does_not_fit_is_refused(mixture: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has 2 dimensions, the points have 3 columns"):
-        models.of_points(None, mixture, 3)
+        models.ModelChoice(mixture=mixture).for_points(3)
     with pytest.raises(InputError, match="give either --model or --mixture"):
-        models.of_points(None, None, 2)
+        models.ModelChoice().for_points(2)
     with pytest.raises(InputError, match="truncated, or is not a safetensors file"):
-        models.of_points(mixture, None, 2)
-    few = torch.zeros(5, 2, dtype=torch.float64)
-    size = MLPSize(widths=(8,), frequencies=1, time_frequencies=1, frequency_scale=0.1)
-    settings = saved.ModelSettings(
-        dimension=2, prediction="entropy", schedule=saved.VariancePreservingSettings(), network=size
-    )
-    with pytest.raises(InputError, match="at least 32 points, got 5"):
-        points.train(few, settings, tmp_path / "m", throws=1, epochs=1, learning_rate=1e-3, seed=0)
+        models.ModelChoice(model=str(mixture)).for_points(2)
+    few = tmp_path / "few.csv"
+    few.write_text("a,b\n" + "0,0\n" * 5)
+    with pytest.raises(InputError, match=r"few\.csv: training needs at least 32 points, got 5"):
+        run("train", few, "--out", tmp_path / "model.safetensors")
+    assert not (tmp_path / "model.safetensors").exists()

@@ -1,4 +1,4 @@
-"""Lossless coders: exact round trips, sizes that can be told beforehand, and the known yardstick of CIFAR-10."""
+"""Lossless coders: exact round trips, sizes that are known beforehand, and the known value of CIFAR-10."""
 
 import io
 import zlib
@@ -94,7 +94,7 @@ def test_webp_on_cifar10() -> None:
 
 
 def test_an_unknown_coder_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="no coder 'jpeg': know png, webp"):
+    with pytest.raises(InputError, match="no coder 'jpeg'; there are png, webp"):
         bits_per_dim(noise(3), "jpeg")
 
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_density.data.archives import Archive, UnavailableError, obtain, tar_members
+from diffusion_density.data.archives import UnavailableError, obtain, tar_members
+from diffusion_density.data.catalogue import Archive
 from diffusion_density.data.images import cifar10, imagenet32, load
 from diffusion_density.machine.errors import InputError
 
@@ -253,7 +254,7 @@ def test_imagenet32_with_the_wrong_content_leaves_nothing_behind(data: np.ndarra
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content`, keeps the Range headers it saw, and misbehaves as told."""
+    """Serves `content`, keeps the Range headers it saw, and fails as a test asks for."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

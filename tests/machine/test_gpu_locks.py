@@ -25,7 +25,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts jobs that take so many of the GPUs and keep them until they are told to end."""
+    """Starts jobs that take a number of GPUs and keep them until they are asked to end."""
     jobs: list[subprocess.Popen[str]] = []
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
 

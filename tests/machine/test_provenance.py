@@ -1,4 +1,4 @@
-"""Every result tells where it came from."""
+"""Every result has a record of where it came from."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from diffusion_density.machine import artifacts, provenance
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_record_lies_beside_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_result_has_a_record_next_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     outputs = [tmp_path / "a.csv", tmp_path / "b.csv"]
     with provenance.recording(outputs, settings={"throws": 10}, seeds=(1, 2)):
@@ -28,7 +28,14 @@ def test_a_record_lies_beside_every_result(tmp_path: Path, monkeypatch: pytest.M
         assert record["slurm_job_id"] == "4711"
         assert record["wall_seconds"] >= 0
         assert record["peak_memory_mib"] > 10
-        assert {"python", "torch", "numpy", "diffusion-density"} <= record["versions"].keys()
+        assert {"python", "torch", "numpy", "snakemake", "diffusion-density"} <= record["versions"].keys()
+
+
+def test_the_versions_are_those_of_the_library_and_the_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["numpy", 'snakemake>=9; extra == "workflow"', 'absent; extra == "workflow"', 'pytest; extra == "dev"']
+    monkeypatch.setattr(provenance, "requires", lambda _: lines)
+    record = provenance.provenance(settings={}, seeds=(), wall_seconds=0.0)
+    assert list(record["versions"]) == ["python", "diffusion-density", "numpy", "snakemake"]
 
 
 def test_a_failed_job_leaves_no_record(tmp_path: Path) -> None:

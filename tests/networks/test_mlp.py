@@ -139,7 +139,7 @@ def test_networks_of_different_shapes_are_not_stacked(other: dict[str, Any]) -> 
         MLP.stack([network(), network(**other)])
 
 
-def test_a_conditional_network_takes_its_context_beside_the_features_row_by_row() -> None:
+def test_a_conditional_network_takes_its_context_as_features_row_by_row() -> None:
     conditional = MLP(3, (16,), 4, 6, 0.5, context=2, skip=True, generator=seeded(3)).double()
     x, s = inputs(12)
     context = torch.randn(12, 2, generator=seeded(4), dtype=torch.float64)

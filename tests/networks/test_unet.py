@@ -62,14 +62,14 @@ def batch(size: int = 3, side: int = 8, channels: int = 3) -> tuple[Tensor, Tens
     return torch.randn(size, channels, side, side, generator=g), torch.rand(size, generator=g)
 
 
-# Size and cost (paper D, section 5)
+# Size and cost of the network of Zheng et al. 2023
 
 
 @pytest.mark.parametrize(
     ("width", "attention", "exactly", "millions"),
     [(128, "middle", 30_577_667, 30.58), (256, "middle", 122_136_579, 122.1), (256, "all", 139_275_779, 139.3)],
 )
-def test_the_papers_network_has_the_published_number_of_parameters(
+def test_the_published_network_has_the_published_number_of_parameters(
     width: int, attention: str, exactly: int, millions: float
 ) -> None:
     with torch.device("meta"):
@@ -79,13 +79,12 @@ def test_the_papers_network_has_the_published_number_of_parameters(
 
 
 @pytest.mark.parametrize(("width", "published"), [(128, 26.3), (256, 105)])
-def test_the_papers_network_costs_the_published_multiply_adds(width: int, published: float) -> None:
+def test_the_published_network_costs_the_published_multiply_adds(width: int, published: float) -> None:
     """The published figures leave out the attention among 1,024 pixels: 2 · 1024² · width and its four layers."""
     with torch.device("meta"):
         network = FullResolutionUNet(width=width)
     attention = 2 * 1024**2 * width + 4 * 1024 * width**2
     assert (flops(network, IMAGE) / 2 - attention) / 1e9 == pytest.approx(published, rel=5e-3)
-    assert flops(network, (4, 3, 32, 32)) == 4 * flops(network, IMAGE)
 
 
 def test_flops_are_counted_by_hand() -> None:
@@ -100,6 +99,8 @@ def test_flops_are_counted_by_hand() -> None:
             return self.layer(x) * s[:, None, None, None]
 
     assert flops(Network(), (2, 3, 8, 8)) == 2 * 2 * 9 * 3 * 5 * 64
+    network = full()
+    assert flops(network, (4, 3, 32, 32)) == 4 * flops(network, IMAGE)
     assert layer.weight.device.type == "cpu"
 
 
@@ -174,11 +175,11 @@ def test_initial_weights_keep_the_variance() -> None:
 
 def test_a_few_steps_of_training_learn_something() -> None:
     network = small()
-    x, s = batch(16)
+    x, s = batch(8)
     target = x.roll(1, dims=3) * s[:, None, None, None]
-    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(40):
         optimizer.zero_grad()
         loss = (network(x, s) - target).square().mean()
         loss.backward()
@@ -296,7 +297,7 @@ def test_channel_norm_normalises_each_pixel() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     for width in (32, 48):
-        with pytest.raises(InputError, match="multiple of 32 from 64 on"):
+        with pytest.raises(InputError, match="multiple of 32, at least 64"):
             FullResolutionUNet(width=width)
     with pytest.raises(InputError, match="8×8 are not a multiple of 16"):
         small(widths=(8, 8, 8, 8), patch=2)(*batch())

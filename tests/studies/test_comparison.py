@@ -10,13 +10,15 @@ import pytest
 import yaml
 
 from diffusion_density.data.images import load
+from diffusion_density.density.estimators import ESTIMATORS
 from diffusion_density.process.mixtures import GaussianMixture
-from diffusion_density.studies.comparison.experiments import estimators, findings, pictures, trained, variance
-from diffusion_density.studies.comparison.figures import FIGURES, STYLES
-from diffusion_density.studies.comparison.sizes import ComparisonSizes
-from diffusion_density.studies.density_estimators.experiments import dataset
-from diffusion_density.studies.density_estimators.experiments.train import train
+from diffusion_density.studies.comparison.experiments import estimators, findings, images, trained, variance
+from diffusion_density.studies.comparison.figures import FIGURES
+from diffusion_density.studies.comparison.sizes import ComparisonSizes, ImagesJob, TrainedJob
+from diffusion_density.studies.density_estimators.experiments import dataset, train
 from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes
+from diffusion_density.studies.fields import Strict
+from diffusion_density.studies.shared.inputs import ImageInputs
 from truths import seeded
 from untrained import save_untrained
 
@@ -37,25 +39,27 @@ def sizes() -> ComparisonSizes:
 def folder(sizes: ComparisonSizes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tables of all jobs when tiny."""
     out = tmp_path_factory.mktemp("comparison")
-    estimators.measure(sizes.estimators, out / "e0.csv")
-    variance.measure(sizes.variance, out / "v0.csv")
+    parts = [{"estimators": out / f"e{i}.csv", "variance": out / f"v{i}.csv"} for i in range(3)]
+    estimators.run(sizes.estimators, {}, parts[0])
+    variance.run(sizes.variance, {}, parts[0])
     study = DensityEstimatorsSizes.model_validate(scale()["density_estimators"])
-    run = study.runs((0,))[f"throws-{study.throws_default}"]
-    dataset.prepare(study.datasets()[run.dimension], out / "data.safetensors")
-    data, stacks = out / "data.safetensors", out / "stack.safetensors"
-    train(run, data, stacks)
-    trained.measure(sizes.trained, run, data, stacks, out / "e1.csv", out / "v1.csv")
-    images = load("digits", Path())
-    of = save_untrained(images, out / "unet.safetensors")
-    pictures.measure(of, sizes.images, images, out / "unet.safetensors", out / "e2.csv", out / "v2.csv", device="cpu")
+    run = study.runs((0,))[study.detailed]
+    files = {"dataset": out / "data.safetensors", "models": out / "stack.safetensors"}
+    dataset.run(study.datasets()[run.dimension], {}, files)
+    train.run(run, files, files)
+    trained.run(TrainedJob(run=run, trained=sizes.trained), files, parts[1])
+    digits = load("digits", Path())
+    of = save_untrained(digits, out / "unet.safetensors")
+    inputs = ImageInputs(digits, {"models": out / "unet.safetensors"})
+    images.run(ImagesJob(name="digits", run=of, images=sizes.images), inputs, parts[2])
     pd.concat([pd.read_csv(out / f"e{i}.csv") for i in range(3)]).to_csv(out / "estimators.csv", index=False)
-    tables = [out / f"v{i}.csv" for i in range(3)]
-    findings.write([out / "estimators.csv"], tables, out / "findings.csv", out / "decision.csv")
+    tables = {"estimators": out / "estimators.csv"} | {f"v{i}": out / f"v{i}.csv" for i in range(3)}
+    findings.run(Strict(), tables, {name: out / f"{name}.csv" for name in ("findings", "decision")})
     return out
 
 
 def test_every_estimator_is_right_on_a_mixture(sizes: ComparisonSizes) -> None:
-    """At the dearest setting: within four standard errors, bounds and steps on their own side."""
+    """At the most expensive setting: within four standard errors, bounds and steps on their own side."""
     mixture = GaussianMixture.random(2, 3, seeded(0))
     exact = mixture.diffused(estimators.SCHEDULE)
     x = mixture.sample(64, generator=seeded(1))
@@ -66,9 +70,12 @@ def test_every_estimator_is_right_on_a_mixture(sizes: ComparisonSizes) -> None:
         exact, x, mixture.log_prob(x), lambda y: exact.log_prob(y, estimators.SCHEDULE.s_start), budgets, {}
     )
     error = (table.value_nats - table.reference_nats).groupby(table.estimator)
-    assert set(error.groups) == set(STYLES)
+    assert set(error.groups) == set(ESTIMATORS) - {"bound"}
+    for row in table.drop_duplicates("estimator").itertuples():
+        registered = ESTIMATORS[str(row.estimator)]
+        assert (row.density, row.kind) == (registered.density, registered.kind)
     mean, sem = error.mean(), error.sem()
-    assert error.max()["flow_exact"] < 1e-3
+    assert error.max()["flow"] < 1e-3
     for name in ("flow_hutchinson", "path_integral", "reduced", "formula", "trapezoid", "tracking"):
         assert abs(mean[name]) < 4 * sem[name] + 0.02, name
     for name, sign in (("ddpm_sum", -1), ("chain", -1), ("reverse_chain", 1)):
@@ -83,7 +90,7 @@ def test_tables_have_a_row_for_every_point_and_setting(folder: Path, sizes: Comp
     assert len(table) == settings * sizes.estimators.points * len(sizes.estimators.dimensions)
     assert table.value_nats.notna().all()
     images = pd.read_csv(folder / "e2.csv")
-    assert "flow_exact" not in set(images.estimator)
+    assert "flow" not in set(images.estimator)
     assert images.value_nats.notna().all()
 
 
@@ -115,7 +122,7 @@ def decided(scale: float, costs: tuple[int, int] = (100, 1000)) -> dict[str, Any
         "target": "mixture",
         "dimension": 1,
         "estimator": "e",
-        "of": "sde",
+        "density": "sde",
         "kind": "lower",
         "reference_nats": 0.0,
     }

@@ -14,11 +14,10 @@ from diffusion_density.studies.comparison.conditional_problems import NAMES, Mix
 from diffusion_density.studies.comparison.experiments import conditional
 from diffusion_density.studies.comparison.experiments.conditional import rank_deviation, ranks_among
 from diffusion_density.studies.comparison.figures_conditional import FIGURES
-from diffusion_density.studies.comparison.sizes import ConditionalRun
+from diffusion_density.studies.comparison.sizes import CONDITIONAL_TABLES, ConditionalRun
 from diffusion_density.studies.density_formula.sizes import Training
 from truths import ExactConditional, seeded
 
-TABLES = tuple(f"conditional{name}" for name in ("", "_log_probs", "_ranks", "_calibration", "_classes"))
 NETWORK = MLPSize(widths=(24, 24), frequencies=0, time_frequencies=4, frequency_scale=0.5)
 TINY = ConditionalRun(
     samples=2048,
@@ -142,12 +141,12 @@ def test_ranks_count_the_samples_below() -> None:
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tables")
-    conditional.measure(TINY, *(folder / f"{name}.csv" for name in TABLES))
+    conditional.run(TINY, {}, {name: folder / f"{name}.csv" for name in CONDITIONAL_TABLES})
     return folder
 
 
 def test_the_job_end_to_end(tables: Path) -> None:
-    found = {name: pd.read_csv(tables / f"{name}.csv") for name in TABLES}
+    found = {name: pd.read_csv(tables / f"{name}.csv") for name in CONDITIONAL_TABLES}
     divergences = found["conditional"]
     assert len(divergences) == len(NAMES) * 3 * 2
     assert (divergences.kl_stderr_nats > 0).all()

@@ -20,15 +20,17 @@ from diffusion_density.process.model import DiffusionModel, Model
 from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.density_estimators import divergences, models
 from diffusion_density.studies.density_estimators.divergences import Diffused, Mean
-from diffusion_density.studies.density_estimators.experiments import agreement, evaluate, timing
+from diffusion_density.studies.density_estimators.experiments import agreement, evaluate, timing, train
 from diffusion_density.studies.density_estimators.experiments import dataset as data
-from diffusion_density.studies.density_estimators.experiments.train import train
 from diffusion_density.studies.density_estimators.sizes import (
     Agreement,
+    AgreementJob,
     Dataset,
     DensityEstimatorsSizes,
     Evaluation,
+    EvaluationJob,
     Timing,
+    TimingJob,
     TrainingRun,
 )
 from truths import PAPER_A, Altered, ScaledGaussian, doubles, random_mixture, seeded
@@ -119,6 +121,7 @@ def test_means_and_their_errors() -> None:
 
 RUN = TrainingRun.model_validate(
     {
+        "experiment": "throws",
         "dimension": 2,
         "samples": 64,
         "throws": 2,
@@ -131,6 +134,7 @@ RUN = TrainingRun.model_validate(
     }
 )
 EVALUATION = Evaluation(points=32, throws=4, flow_points=8, tolerance=1e-3, score_error_throws=4)
+DATASET = Dataset(dimension=2, mixtures=3, samples=100, components=2)
 NETWORKS = 3 * 2 * 2
 PLACE = ["prediction", "weighting", "skip", "mixture", "seed"]
 
@@ -143,14 +147,18 @@ class Study:
     models: Path
     table: Path
 
+    @property
+    def files(self) -> dict[str, Path]:
+        return {"dataset": self.dataset, "models": self.models}
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("study")
     made = Study(folder / "data.safetensors", folder / "models.safetensors", folder / "kl.csv")
-    data.prepare(Dataset(dimension=2, mixtures=3, samples=100, components=2), made.dataset)
-    train(RUN, made.dataset, made.models)
-    evaluate.evaluate("throws-2", RUN, EVALUATION, made.dataset, made.models, made.table)
+    data.run(DATASET, {}, {"dataset": made.dataset})
+    train.run(RUN, made.files, {"models": made.models})
+    evaluate.run(EvaluationJob(run=RUN, evaluation=EVALUATION), made.files, {"table": made.table})
     return made
 
 
@@ -194,11 +202,11 @@ def test_entropy_and_the_skip_control_have_the_same_rows(study: Study) -> None:
 
 
 def test_jobs_give_the_same_bytes_again(study: Study, tmp_path: Path) -> None:
-    data.prepare(Dataset(dimension=2, mixtures=3, samples=100, components=2), tmp_path / "data")
+    data.run(DATASET, {}, {"dataset": tmp_path / "data"})
     assert (tmp_path / "data").read_bytes() == study.dataset.read_bytes()
-    train(RUN, study.dataset, tmp_path / "models")
+    train.run(RUN, study.files, {"models": tmp_path / "models"})
     assert (tmp_path / "models").read_bytes() == study.models.read_bytes()
-    evaluate.evaluate("throws-2", RUN, EVALUATION, study.dataset, study.models, tmp_path / "table")
+    evaluate.run(EvaluationJob(run=RUN, evaluation=EVALUATION), study.files, {"table": tmp_path / "table"})
     assert (tmp_path / "table").read_bytes() == study.table.read_bytes()
 
 
@@ -211,7 +219,7 @@ def test_the_points_of_a_data_set(study: Study, tmp_path: Path) -> None:
         z = (part.mean(0) - mixture.weights @ mixture.means) / (part.std(0) / 64**0.5)
         assert z.abs().max() < 5
     assert not torch.equal(points[0], points[1])
-    data.prepare(Dataset(dimension=2, mixtures=1, samples=70, components=2), tmp_path / "small")
+    data.run(Dataset(dimension=2, mixtures=1, samples=70, components=2), {}, {"dataset": tmp_path / "small"})
     same = data.load(tmp_path / "small", changed(mixtures=1))[0][0]
     assert torch.equal(same.covariances, mixtures[0].covariances)
     assert torch.equal(same.means, mixtures[0].means)
@@ -263,7 +271,8 @@ def test_points_without_a_flow_are_counted() -> None:
 
 def test_the_tables_of_the_timing(study: Study, tmp_path: Path) -> None:
     sizes = Timing(points=2, batch=8, throws=(4, 16), tolerances=(1e-2, 1e-7), repeats=2)
-    timing.measure(sizes, RUN, study.dataset, study.models, tmp_path / "seconds.csv", tmp_path / "tradeoff.csv")
+    tables = {"timing": tmp_path / "seconds.csv", "tradeoff": tmp_path / "tradeoff.csv"}
+    timing.run(TimingJob(run=RUN, timing=sizes), study.files, tables)
     seconds, tradeoff = (pd.read_csv(tmp_path / name) for name in ("seconds.csv", "tradeoff.csv"))
     assert list(seconds) == ["estimator", "mode", "index", "points", "seconds_per_point", "network_evaluations"]
     assert seconds.groupby(["estimator", "mode"]).size().to_dict() == {
@@ -287,7 +296,8 @@ def test_the_tables_of_the_timing(study: Study, tmp_path: Path) -> None:
 
 def test_the_tables_of_the_agreement(study: Study, tmp_path: Path) -> None:
     sizes = Agreement(points=6, throws=64, identity_draws=4000)
-    agreement.measure(sizes, RUN, study.dataset, study.models, tmp_path / "points.csv", tmp_path / "identity.csv")
+    tables = {"agreement": tmp_path / "points.csv", "identity": tmp_path / "identity.csv"}
+    agreement.run(AgreementJob(run=RUN, agreement=sizes), study.files, tables)
     points, identity = (pd.read_csv(tmp_path / name) for name in ("points.csv", "identity.csv"))
     assert list(points) == [
         *("point", "log_prob_nats", "flow_nats", "path_integral_nats", "path_integral_stderr_nats"),
@@ -318,11 +328,11 @@ def changed(**values: object) -> TrainingRun:
     ],
 )
 def test_data_that_does_not_fit_a_run_is_refused(study: Study, tmp_path: Path, run: TrainingRun, message: str) -> None:
-    jobs = {
-        "train": lambda: train(run, study.dataset, tmp_path / "out"),
-        "evaluate": lambda: evaluate.evaluate("x", run, EVALUATION, study.dataset, study.models, tmp_path / "out"),
-    }
-    for job in jobs.values():
+    evaluation, out = EvaluationJob(run=run, evaluation=EVALUATION), tmp_path / "out"
+    for job in (
+        lambda: train.run(run, study.files, {"models": out}),
+        lambda: evaluate.run(evaluation, study.files, {"table": out}),
+    ):
         with pytest.raises(InputError, match=message) as error:
             job()
         assert str(study.dataset) in str(error.value)
@@ -402,7 +412,7 @@ def test_the_runs_of_every_scale(scale: str) -> None:
         assert run.samples % run.optimiser.batch_size == 0, name
         assert run.seeds == (1, 2, 3)
         assert list(run.checkpoints) == sorted(set(run.checkpoints))
-        if name.startswith("throws-"):
+        if run.experiment == "throws":
             assert run.throws == int(name.split("-")[1])
             assert sizes.throws.equal_epochs in run.checkpoints
             assert any(
@@ -413,6 +423,6 @@ def test_the_runs_of_every_scale(scale: str) -> None:
     assert {run.throws for run in runs.values()} >= set(sizes.throws.values)
     assert {run.dimension for run in runs.values()} == {sizes.dimension} | set(sizes.dimensions_sweep.values)
     # what the sweeps and the objectives leave out must be there as the run of the default throws
-    default = runs[f"throws-{sizes.throws_default}"]
+    default = runs[sizes.detailed]
     assert (default.dimension, default.samples) == (sizes.dimension, sizes.samples)
     assert {arm.prediction for arm in default.arms} == {"entropy", "score"}

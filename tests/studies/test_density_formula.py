@@ -12,16 +12,21 @@ from torch.distributions import MultivariateNormal
 
 from diffusion_density.machine.errors import InputError
 from diffusion_density.process.model import DiffusionModel
-from diffusion_density.studies.density_formula import (
+from diffusion_density.studies.density_formula import planar
+from diffusion_density.studies.density_formula.experiments import (
     digit_classes,
     digit_estimates,
-    digits_networks,
-    planar,
-    planar_networks,
+    train_digits,
+    train_planar,
     weightings,
 )
 from diffusion_density.studies.density_formula.networks import SCHEDULE, WEIGHTINGS
-from diffusion_density.studies.density_formula.sizes import DensityFormulaSizes, DigitsEvaluation
+from diffusion_density.studies.density_formula.sizes import (
+    DensityFormulaSizes,
+    DigitsEvaluation,
+    DigitsJob,
+    MeasuringJob,
+)
 from diffusion_density.studies.shared.targets import normal
 from truths import seeded
 
@@ -40,8 +45,8 @@ def models(sizes: DensityFormulaSizes, tmp_path_factory: pytest.TempPathFactory)
     """A folder of trained networks."""
     folder = tmp_path_factory.mktemp("models")
     runs = sizes.runs(SEEDS)
-    planar_networks.train(runs["planar"], folder / "planar.safetensors")
-    digits_networks.train(runs["digits"], folder / "digits.safetensors")
+    train_planar.run(runs["planar"], {}, {"models": folder / "planar.safetensors"})
+    train_digits.run(runs["digits"], {}, {"models": folder / "digits.safetensors"})
     return folder
 
 
@@ -82,8 +87,8 @@ def test_the_simple_loss_of_a_normal_law() -> None:
 
 
 def test_networks_in_the_plane_are_measured(sizes: DensityFormulaSizes, models: Path, tmp_path: Path) -> None:
-    run = sizes.runs(SEEDS)["planar"]
-    weightings.measure(run, sizes.weightings.evaluation, models / "planar.safetensors", tmp_path / "w.csv")
+    job = MeasuringJob(run=sizes.runs(SEEDS)["planar"], evaluation=sizes.weightings.evaluation)
+    weightings.run(job, {"models": models / "planar.safetensors"}, {"weightings": tmp_path / "w.csv"})
     table = pd.read_csv(tmp_path / "w.csv")
     assert len(table) == len(planar.NAMES) * len(WEIGHTINGS) * len(SEEDS) * 3
     reference = table[table.weighting == "likelihood"]
@@ -97,23 +102,23 @@ def test_networks_in_the_plane_are_measured(sizes: DensityFormulaSizes, models: 
 
 def test_networks_of_other_settings_are_refused(sizes: DensityFormulaSizes, models: Path) -> None:
     with pytest.raises(InputError, match="other settings"):
-        planar_networks.load(models / "planar.safetensors", sizes.runs((5,))["planar"])
+        train_planar.load(models / "planar.safetensors", sizes.runs((5,))["planar"])
 
 
 def test_digits_lie_in_their_bins() -> None:
-    points = digits_networks.held_out(359)
+    points = train_digits.held_out(359)
     assert points.x.shape == (359, 64)
     assert points.x.abs().max() < 1
     level = ((points.x + 1) * 17 / 2).floor()
     assert 0 <= level.min() <= level.max() == 16
     assert sorted(set(points.labels.tolist())) == list(range(10))
     with pytest.raises(InputError, match="360 images asked for, there are 359"):
-        digits_networks.held_out(360)
+        train_digits.held_out(360)
 
 
 def test_a_row_is_given_the_rows_above_and_its_place() -> None:
     x = torch.arange(1.0, 129.0).reshape(2, 64)
-    row, context = digits_networks.row_points(x)
+    row, context = train_digits.row_points(x)
     assert row.shape == (16, 8)
     assert context.shape == (16, 72)
     torch.testing.assert_close(row.reshape(2, 64), x)
@@ -161,8 +166,9 @@ def test_the_sum_over_rows_is_the_log_density_of_the_image() -> None:
 
 
 def test_digits_are_estimated_image_by_image(sizes: DensityFormulaSizes, models: Path, tmp_path: Path) -> None:
-    run, evaluation = sizes.runs(SEEDS)["digits"], sizes.digits.evaluation
-    digit_estimates.measure(run, evaluation, models / "digits.safetensors", tmp_path / "d.csv")
+    evaluation = sizes.digits.evaluation
+    job = DigitsJob(run=sizes.runs(SEEDS)["digits"], evaluation=evaluation)
+    digit_estimates.run(job, {"models": models / "digits.safetensors"}, {"digit_estimates": tmp_path / "d.csv"})
     table = pd.read_csv(tmp_path / "d.csv")
     assert table.log_prob_nats.notna().all()
     counts = table.groupby(["estimator", "weighting", "seed"]).image.nunique()
@@ -172,8 +178,8 @@ def test_digits_are_estimated_image_by_image(sizes: DensityFormulaSizes, models:
 
 
 def test_digits_are_classified(sizes: DensityFormulaSizes, models: Path, tmp_path: Path) -> None:
-    run = sizes.runs(SEEDS)["digits"]
-    digit_classes.measure(run, sizes.digits.evaluation, models / "digits.safetensors", tmp_path / "c.csv")
+    job = DigitsJob(run=sizes.runs(SEEDS)["digits"], evaluation=sizes.digits.evaluation)
+    digit_classes.run(job, {"models": models / "digits.safetensors"}, {"digit_classes": tmp_path / "c.csv"})
     table = pd.read_csv(tmp_path / "c.csv")
     assert len(table) == 2 * 2 * len(SEEDS)
     assert table.accuracy.between(0, 1).all()

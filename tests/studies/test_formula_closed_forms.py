@@ -39,7 +39,8 @@ SHEET = {  # schedule, steps: mean gap, predicted ¼ Σ l², largest error of th
 @pytest.fixture(scope="module")
 def chains(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     out = tmp_path_factory.mktemp("discretisation") / "discretisation.csv"
-    discretisation.measure(Discretisation(steps=(30, 100, 200, 300)), out, out.with_name("slopes.csv"))
+    tables = {"discretisation": out, "slopes": out.with_name("slopes.csv")}
+    discretisation.run(Discretisation(steps=(30, 100, 200, 300)), {}, tables)
     return artifacts.read_csv(out)
 
 
@@ -148,7 +149,7 @@ SIZES = Exactness(dimensions=(1, 2, 10), points=24, nodes=64, throws=8, draws=10
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.DataFrame]:
     folder = tmp_path_factory.mktemp("exactness")
-    exactness.measure(SIZES, folder / "exactness.csv", folder / "variance.csv")
+    exactness.run(SIZES, {}, {name: folder / f"{name}.csv" for name in ("exactness", "variance")})
     return artifacts.read_csv(folder / "exactness.csv"), artifacts.read_csv(folder / "variance.csv")
 
 
@@ -251,7 +252,7 @@ def test_the_raw_noise_comes_from_the_data_end() -> None:
 def test_draws_that_the_nodes_do_not_divide_are_named(tmp_path: Path) -> None:
     sizes = SIZES.model_copy(update={"draws": 1000})
     with pytest.raises(InputError, match="1000 draws are not a multiple of 64 nodes"):
-        exactness.measure(sizes, tmp_path / "a.csv", tmp_path / "b.csv")
+        exactness.run(sizes, {}, {"exactness": tmp_path / "a.csv", "variance": tmp_path / "b.csv"})
 
 
 # --- the toy ----------------------------------------------------------------------------------------------------------
@@ -263,7 +264,7 @@ OPTIMA = {"log_prob": 0.9864, "sum": 0.9864, "trapezoid": 0.9864, "uniform": 0.9
 @pytest.fixture(scope="module")
 def curves(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     out = tmp_path_factory.mktemp("toy") / "toy.csv"
-    toy.measure(Toy(places=31), out)
+    toy.run(Toy(places=31), {}, {"toy": out})
     return artifacts.read_csv(out)
 
 

@@ -256,7 +256,7 @@ def test_a_training_that_diverges_is_named() -> None:
 
 def test_the_tables_of_a_tiny_run(tmp_path: Path) -> None:
     out, histogram = tmp_path / "gan.csv", tmp_path / "histogram.csv"
-    gan.measure(GanRun(**dict(TINY), seeds=(0, 1)), out, histogram)
+    gan.run(GanRun(**dict(TINY), seeds=(0, 1)), {}, {"gan": out, "gan_histogram": histogram})
     table = artifacts.read_csv(out)
     assert list(table.columns) == [
         "target",
@@ -287,5 +287,6 @@ def test_the_tables_of_a_tiny_run(tmp_path: Path) -> None:
         total = (bins[column] * width).groupby([bins["target"], bins["weight"], bins["seed"]]).sum()
         np.testing.assert_allclose(total, 1, atol=1e-3)
     again = tmp_path / "again.csv"
-    gan.measure(GanRun(**dict(TINY), seeds=(0, 1)), again, tmp_path / "again-histogram.csv")
+    tables = {"gan": again, "gan_histogram": tmp_path / "again-histogram.csv"}
+    gan.run(GanRun(**dict(TINY), seeds=(0, 1)), {}, tables)
     assert again.read_bytes() == out.read_bytes()

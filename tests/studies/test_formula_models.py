@@ -67,7 +67,7 @@ def test_the_mean_of_the_forward_gap_is_the_bound_that_is_missed() -> None:
 @pytest.fixture(scope="module")
 def gaps(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     out = tmp_path_factory.mktemp("gaps") / "gaps.csv"
-    score_error.measure(ScoreErrors(sizes=(0.0, 0.15, 0.3), cells=800, steps=700), out)
+    score_error.run(ScoreErrors(sizes=(0.0, 0.15, 0.3), cells=800, steps=700), {}, {"score_error": out})
     return artifacts.read_csv(out)
 
 
@@ -94,7 +94,8 @@ def test_the_gap_is_of_second_order(gaps: pd.DataFrame) -> None:
 def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.DataFrame]:
     folder = tmp_path_factory.mktemp("classifier")
     sizes = Classifier(points=4096, steps=400, throws=(4, 16), repeats=2)
-    classifier.measure(sizes, folder / "weights.csv", folder / "sweep.csv")
+    tables = {"classifier": folder / "weights.csv", "classifier_noise": folder / "sweep.csv"}
+    classifier.run(sizes, {}, tables)
     return artifacts.read_csv(folder / "weights.csv"), artifacts.read_csv(folder / "sweep.csv")
 
 

@@ -10,9 +10,11 @@ import yaml
 
 from diffusion_density.data.images import ImageSet, load
 from diffusion_density.machine import artifacts
+from diffusion_density.studies.fields import Strict
 from diffusion_density.studies.high_density.experiments import bias, cost, findings, guidance, images, modes, tracking
-from diffusion_density.studies.high_density.sizes import Bias, Guidance, HighDensitySizes, Modes, Tracking
+from diffusion_density.studies.high_density.sizes import Bias, Guidance, HighDensitySizes, ImagesJob, Modes, Tracking
 from diffusion_density.studies.shared import intervals
+from diffusion_density.studies.shared.inputs import ImageInputs
 from untrained import save_untrained
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +27,8 @@ def sizes() -> HighDensitySizes:
 
 
 def test_tracked_densities_tend_to_the_truth(tmp_path: Path) -> None:
-    tracking.measure(Tracking(samples=512, stochasticities=(0.0, 1.0), steps=(100, 400)), tmp_path / "t.csv")
+    sizes = Tracking(samples=512, stochasticities=(0.0, 1.0), steps=(100, 400))
+    tracking.run(sizes, {}, {"tracking": tmp_path / "t.csv"})
     table = pd.read_csv(tmp_path / "t.csv").set_index(["stochasticity", "steps"])
     ratio = table.deviation_nats[1.0, 100] / table.deviation_nats[1.0, 400]
     assert ratio == pytest.approx(2, rel=0.2)
@@ -44,7 +47,7 @@ def test_the_bias_is_the_predicted_one_and_the_chain_is_bracketed(tmp_path: Path
         chain_samples=512,
         paths=2,
     )
-    bias.measure(sizes, tmp_path / "b.csv", tmp_path / "s.csv")
+    bias.run(sizes, {}, {"bias": tmp_path / "b.csv", "sandwich": tmp_path / "s.csv"})
     table = pd.read_csv(tmp_path / "b.csv").set_index("size")
     net = table.excess_nats[0.3] - table.excess_nats[0.0]
     error = (table.excess_stderr_nats**2).sum() ** 0.5
@@ -58,7 +61,7 @@ def test_the_bias_is_the_predicted_one_and_the_chain_is_bracketed(tmp_path: Path
 
 def test_modes_are_those_of_the_grid_and_high_density_rises(tmp_path: Path) -> None:
     sizes = Modes(log_snrs=(2, 0), places=(-1, 0.8), steps=30, dimension=50, thresholds=(4, 0, -4), samples=32)
-    modes.measure(sizes, tmp_path / "m.csv", tmp_path / "d.csv")
+    modes.run(sizes, {}, {"modes": tmp_path / "m.csv", "mode_densities": tmp_path / "d.csv"})
     curves = pd.read_csv(tmp_path / "m.csv")
     assert (curves["mode"] - curves.mode_on_grid).abs().max() < 1e-3
     assert (curves.mode_without_h - curves.mode_on_grid).abs().max() > 1e-2
@@ -70,7 +73,7 @@ def test_modes_are_those_of_the_grid_and_high_density_rises(tmp_path: Path) -> N
 
 def test_guidance_reaches_its_target_and_the_published_drift_misses(tmp_path: Path) -> None:
     sizes = Guidance(dimensions=(20,), quantiles=(0.45, 0.55), stochasticity=0.5, samples=64, steps=100)
-    guidance.measure(sizes, tmp_path / "g.csv")
+    guidance.run(sizes, {}, {"guidance": tmp_path / "g.csv"})
     table = pd.read_csv(tmp_path / "g.csv")
     error = (table.log_prob_nats - table.target_nats).groupby(table.method)
     assert abs(error.mean()["deterministic"]) < 0.1
@@ -81,7 +84,7 @@ def test_guidance_reaches_its_target_and_the_published_drift_misses(tmp_path: Pa
 
 
 def test_costs_are_counted(sizes: HighDensitySizes, tmp_path: Path) -> None:
-    cost.measure(sizes.cost, tmp_path / "c.csv")
+    cost.run(sizes.cost, {}, {"cost": tmp_path / "c.csv"})
     table = pd.read_csv(tmp_path / "c.csv").set_index(["dimension", "method", "steps"]).network_evaluations
     assert table[3, "sde", 10] == 10
     assert table[3, "flow_exact", 10] == 40
@@ -98,9 +101,9 @@ def scored(sizes: HighDensitySizes, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("images")
     run = save_untrained(photographs(), folder / "models.safetensors")
     table, grid = folder / "images.csv", folder / "grid.safetensors"
-    images.measure(
-        "main-photos32", run, sizes.images, photographs(), folder / "models.safetensors", table, grid, device="cpu"
-    )
+    job = ImagesJob(name="main-photos32", run=run, images=sizes.images)
+    inputs = ImageInputs(photographs(), {"models": folder / "models.safetensors"})
+    images.run(job, inputs, {"table": table, "samples": grid})
     return pd.read_csv(table), grid
 
 
@@ -172,7 +175,7 @@ def test_findings_are_judged_from_the_table(tmp_path: Path) -> None:
         ]
     )
     artifacts.write_csv(tmp_path / "images.csv", table)
-    findings.measure(tmp_path / "images.csv", tmp_path / "findings.csv")
+    findings.run(Strict(), {"images": tmp_path / "images.csv"}, {"image_findings": tmp_path / "findings.csv"})
     found = pd.read_csv(tmp_path / "findings.csv").set_index("finding")
     assert found.value["rank correlation"] == pytest.approx(-1)
     assert found.value["blurring makes likelier"] == pytest.approx(0.95)

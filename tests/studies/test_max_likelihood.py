@@ -28,36 +28,28 @@ from diffusion_density.networks.cost import flops
 from diffusion_density.networks.unet import SmallUNet
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.schedules import LogLinear
-from diffusion_density.studies.max_likelihood import (
-    costs,
+from diffusion_density.studies.fields import Strict
+from diffusion_density.studies.max_likelihood import costs, models, runs
+from diffusion_density.studies.max_likelihood.experiments import (
     curves,
     dataset,
+    datasets,
     findings,
     gaps,
     likelihood,
     lossless,
-    models,
     samples,
     trace,
+    train,
     variance,
 )
-from diffusion_density.studies.max_likelihood.experiments.train import second_order_cost, snapshot_steps, train
-from diffusion_density.studies.max_likelihood.runs import (
-    Arm,
-    Curve,
-    Evaluation,
-    Likelihood,
-    Optimiser,
-    Run,
-    Samples,
-    Trace,
-    Variance,
-)
+from diffusion_density.studies.max_likelihood.plan import Plan
+from diffusion_density.studies.max_likelihood.runs import Arm, Evaluation, Likelihood, Optimiser, Run, TrainingJob
 from diffusion_density.studies.max_likelihood.sizes import MaxLikelihoodSizes, arms
 from diffusion_density.studies.shared import intervals
+from diffusion_density.studies.shared.inputs import ImageInputs
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.cost import FIRST_ORDER, SECOND_ORDER, step_flops
-from diffusion_density.training.devices import OneDevice
 from diffusion_density.training.flow_matching import FlowMatching
 
 ROOT = Path(__file__).parents[2]
@@ -81,10 +73,11 @@ def run_of(**changed: object) -> Run:
     return Run.model_validate(settings | changed)
 
 
-def trained(folder: Path, run: Run, **options: object) -> Path:
+def trained(folder: Path, run: Run, origin: tuple[Path, Run] | None = None) -> Path:
     out = folder / "models" / "run.safetensors"
-    spent = train("run", run, load(run.dataset, folder), out, work=folder / "work", devices=OneDevice(), **options)
-    shutil.rmtree(spent)
+    job = TrainingJob(name="run", run=run, origin=origin and origin[1])
+    files = {"origin": origin[0]} if origin else {}
+    shutil.rmtree(train.run(job, ImageInputs(load(run.dataset, folder), files, work=folder / "work"), {"models": out}))
     return out
 
 
@@ -102,31 +95,32 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_runs_of_a_scale() -> None:
-    runs = sizes().runs((0, 1, 2), {"photos32": "photos32", "mine": "npz:x/mine.npz", "digits": "digits"})
+    found = sizes().runs((0, 1, 2), {"photos32": "photos32", "mine": "npz:x/mine.npz", "digits": "digits"})
     names = {"main-photos32", "main-mine", *(f"ablation-{arm.name}" for arm in arms())}
     names |= {f"predictions-{name}" for name in ("velocity", "noise", "entropy", "score")}
     names |= {f"finetuning-{weight}" for weight in ("0", "0.1", "1")}
-    assert runs.keys() == names
+    assert found.keys() == names
+    assert all(name.split("-")[0] == run.kind for name, run in found.items())
     assert len(arms()) == 10
-    assert runs["main-mine"].dataset == "npz:x/mine.npz"
-    assert runs["main-mine"].seeds == (0,)
-    assert runs["ablation-noise-vp-uniform"].seeds == (0, 1, 2)
-    assert runs["finetuning-0.1"].origin == "ablation-velocity-vp-importance"
-    assert [runs[f"finetuning-{weight}"].equal_compute for weight in ("0", "0.1", "1")] == [True, False, False]
+    assert found["main-mine"].dataset == "npz:x/mine.npz"
+    assert found["main-mine"].seeds == (0,)
+    assert found["ablation-noise-vp-uniform"].seeds == (0, 1, 2)
+    assert found["finetuning-0.1"].origin == "ablation-velocity-vp-importance"
+    assert [found[f"finetuning-{weight}"].equal_compute for weight in ("0", "0.1", "1")] == [True, False, False]
 
 
 def test_the_paper_scale_is_the_papers() -> None:
-    runs = sizes("paper").runs((0,), {name: name for name in ("cifar10", "imagenet32", "imagenet32-old")})
-    small, large = (costs.cost(runs[f"main-{name}"], Path()) for name in ("cifar10", "imagenet32"))
+    found = sizes("paper").runs((0,), {name: name for name in ("cifar10", "imagenet32", "imagenet32-old")})
+    small, large = (costs.cost(found[f"main-{name}"], Path()) for name in ("cifar10", "imagenet32"))
     assert small.parameters == 30_577_667
     assert small.image_flops / 2 == pytest.approx(26.3e9, rel=0.02)
     assert large.parameters == 122_136_579
     assert large.image_flops / 2 == pytest.approx(105e9, rel=0.02)
     assert small.total_flops / 2 == pytest.approx(6e6 * 128 * 3 * 26.3e9, rel=0.02)
     assert small.gpu_hours == pytest.approx(small.total_flops / 93.6e12 / 3600)
-    assert runs["tuned-cifar10"].snapshots == (200_000,)
-    assert runs["main-imagenet32-old"].optimiser.batch_size == 512
-    assert runs["tuned-imagenet32"].origin == "main-imagenet32"
+    assert found["tuned-cifar10"].snapshots == (200_000,)
+    assert found["main-imagenet32-old"].optimiser.batch_size == 512
+    assert found["tuned-imagenet32"].origin == "main-imagenet32"
 
 
 @pytest.mark.parametrize(
@@ -173,9 +167,9 @@ def test_fine_tuning_goes_on_from_the_last_weights(networks: Path, tmp_path: Pat
 def test_the_control_of_fine_tuning_trains_for_as_many_operations(digits: ImageSet) -> None:
     run = run_of(equal_compute=True, snapshots=(10,))
     network = models.build(run, digits, 0)
-    ratio = second_order_cost(run, digits, network)
+    ratio = train.second_order_cost(run, digits, network)
     assert ratio == pytest.approx(SECOND_ORDER / FIRST_ORDER, rel=0.15)
-    assert snapshot_steps(run, digits, network) == [10, round(10 * ratio)]
+    assert train.snapshot_steps(run, digits, network) == [10, round(10 * ratio)]
 
 
 def test_the_operations_of_a_step_are_those_of_its_passes() -> None:
@@ -190,20 +184,20 @@ def test_the_operations_of_a_step_are_those_of_its_passes() -> None:
 @pytest.mark.slow
 def test_a_job_killed_at_random_ends_with_the_same_networks_and_table(tmp_path: Path) -> None:
     run = run_of(seeds=(0,), snapshots=(20, 60))
-    common = [sys.executable, "-m", "diffusion_density", "max-likelihood"]
+
+    def call(folder: Path, experiment: str, sizes: runs.OfRun, *files: str) -> list[str]:
+        start = [sys.executable, "-m", "diffusion_density", "job", "max_likelihood", experiment]
+        return [*start, "--sizes", sizes.model_dump_json(), "--work", str(folder / "work"), *files]
 
     def command(folder: Path) -> list[str]:
-        options = {"--spec": run.model_dump_json(), "--data-dir": ".", "--work": str(folder / "work")}
-        options |= {"--out": str(folder / "models.safetensors"), "--checkpoint-every": "7"}
-        return [*common, "train", "run", *(text for option in options.items() for text in option)]
+        sizes = TrainingJob(name="run", run=run, checkpoint_every=7)
+        return call(folder, "train", sizes, "--output", f"models={folder}/models.safetensors")
 
     def table(folder: Path) -> bytes:
         evaluation = Evaluation(likelihood=Likelihood(images=3, tolerance=1e-3, throws=4), dequantized=2)
-        options = {"--spec": run.model_dump_json(), "--evaluation": evaluation.model_dump_json()}
-        options |= {"--models": str(folder / "models.safetensors"), "--data-dir": ".", "--out": str(folder / "t.csv")}
-        options["--work"] = str(folder / "work")
-        arguments = [text for option in options.items() for text in option]
-        subprocess.run([*common, "likelihood", "run", *arguments], check=True)
+        sizes = runs.LikelihoodJob(name="run", run=run, evaluation=evaluation)
+        files = ("--input", f"models={folder}/models.safetensors", "--output", f"table={folder}/t.csv")
+        subprocess.run(call(folder, "likelihood", sizes, *files), check=True)
         return (folder / "t.csv").read_bytes()
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -238,7 +232,8 @@ def test_one_step_of_the_full_network_of_the_paper(tmp_path: Path, monkeypatch: 
 
     def go(folder: Path) -> Path:
         out = folder / "models.safetensors"
-        train("main", short, images, out, work=folder / "work", devices=OneDevice(), checkpoint_every=1)
+        job = TrainingJob(name="main", run=short, checkpoint_every=1)
+        train.run(job, ImageInputs(images, work=folder / "work"), {"models": out})
         return out
 
     whole = models.load_weights(go(tmp_path / "whole"), short, images)[0, 2]
@@ -271,7 +266,8 @@ def test_one_step_of_the_full_network_of_the_paper(tmp_path: Path, monkeypatch: 
 
 def test_curves_hold_every_network_and_the_mean_of_the_bound(networks: Path, tmp_path: Path, digits: ImageSet) -> None:
     out = tmp_path / "curves.csv"
-    curves.measure({"run": (run_of(), networks)}, Curve(images=5, throws=3), digits, out, device="cpu")
+    job = runs.CurvesJob(runs={"run": run_of()}, curve=runs.Curve(images=5, throws=3))
+    curves.run(job, ImageInputs(digits, {"run": networks}), {"table": out})
     table = artifacts.read_csv(out)
     assert list(zip(table.seed, table.step, strict=True)) == [(0, 2), (0, 4), (1, 2), (1, 4)]
     model = models.load(networks, run_of(), digits)[1, 4]
@@ -288,7 +284,8 @@ def test_likelihoods_are_those_of_the_estimator_image_by_image(
     monkeypatch.setattr(likelihood, "IMAGES_PER_CALL", 2)
     evaluation = Evaluation(likelihood=Likelihood(images=3, tolerance=1e-2, throws=4), dequantized=2, draws=2)
     out = tmp_path / "likelihood.csv"
-    likelihood.evaluate("run", run_of(), evaluation, digits, networks, out, work=tmp_path / "work", device="cpu")
+    job = runs.LikelihoodJob(name="run", run=run_of(), evaluation=evaluation)
+    likelihood.run(job, ImageInputs(digits, {"models": networks}, work=tmp_path / "work"), {"table": out})
     table = artifacts.read_csv(out)
     kinds = table.groupby(["estimator", "dequantization", "late_start", "draws"]).size() / 2
     assert kinds.to_dict() == {
@@ -354,7 +351,8 @@ def test_the_trace_of_an_exact_velocity_misses_nothing() -> None:
 
 def test_traces_are_measured_at_the_end(networks: Path, tmp_path: Path, digits: ImageSet) -> None:
     out = tmp_path / "trace.csv"
-    trace.measure({"run": (run_of(), networks)}, Trace(times=3, images=2), digits, out, device="cpu")
+    job = runs.TraceJob(runs={"run": run_of()}, trace=runs.Trace(times=3, images=2))
+    trace.run(job, ImageInputs(digits, {"run": networks}), {"trace": out})
     table = artifacts.read_csv(out)
     assert len(table) == 2 * 3
     assert set(table.step) == {4}
@@ -363,8 +361,8 @@ def test_traces_are_measured_at_the_end(networks: Path, tmp_path: Path, digits: 
 
 def test_the_noise_of_batches_is_what_its_definition_says(networks: Path, tmp_path: Path, digits: ImageSet) -> None:
     out = tmp_path / "variance.csv"
-    sizes = Variance(batches=4, batch_size=8)
-    variance.measure({"run": (run_of(), networks)}, sizes, digits, out, device="cpu")
+    job = runs.VarianceJob(runs={"run": run_of()}, variance=runs.Variance(batches=4, batch_size=8))
+    variance.run(job, ImageInputs(digits, {"run": networks}), {"variance": out})
     table = artifacts.read_csv(out)
     assert len(table) == 2 * 2 * 2 * 4  # seeds, densities, stratified or not, batches
     assert (table.gradient_norm2 > 0).all()
@@ -391,7 +389,8 @@ def test_the_noise_of_known_numbers() -> None:
 
 def test_samples_are_images_with_a_distance_and_a_cost(networks: Path, tmp_path: Path, digits: ImageSet) -> None:
     grid, out = tmp_path / "grid.safetensors", tmp_path / "samples.csv"
-    samples.draw("run", run_of(), Samples(number=9, tolerance=1e-2), digits, networks, grid, out, device="cpu")
+    job = runs.SamplesJob(name="run", run=run_of(), samples=runs.Samples(number=9, tolerance=1e-2))
+    samples.run(job, ImageInputs(digits, {"models": networks}), {"table": out, "samples": grid})
     images, header = artifacts.read_safetensors(grid)
     assert images["samples"].dtype == torch.uint8
     assert images["samples"].shape == images["test"].shape == (9, 1, 8, 8)
@@ -414,7 +413,7 @@ def test_images_are_nearer_to_images_than_noise_is(digits: ImageSet) -> None:
 
 def test_the_table_of_gaps(tmp_path: Path) -> None:
     """Section 2.5 of the sheet, whose own Monte Carlo errs by about 0.01."""
-    gaps.write(tmp_path / "gaps.csv")
+    gaps.run(Strict(), {}, {"gaps": tmp_path / "gaps.csv"})
     table = artifacts.read_csv(tmp_path / "gaps.csv")
     assert len(table) == 6 * 2 * len(SCHEMES)
     table = table.set_index(["width_levels", "dequantization", "late_start"]).gap_bits_per_dim
@@ -446,10 +445,14 @@ def test_step_ratios() -> None:
 
 def test_image_sets_are_described_and_absent_ones_named(tmp_path: Path) -> None:
     description, coders = tmp_path / "digits.json", tmp_path / "coders.csv"
-    dataset.describe("digits", tmp_path, description)
-    lossless.measure("digits", tmp_path, 3, coders)
+    inputs = ImageInputs(load("digits", tmp_path))
+    dataset.run(runs.DatasetJob(dataset="digits"), inputs, {"description": description})
+    lossless.run(runs.LosslessJob(dataset="digits", count=3), inputs, {"table": coders})
     assert artifacts.read_csv(coders).groupby("coder").size().to_dict() == {"png": 3, "webp": 3}
-    dataset.summarise([description], ["cifar10"], tmp_path, tmp_path / "sets.csv")
+    plan = Plan(sizes(), (0,), ("photos32", "cifar10"), tmp_path)
+    assert plan.present == {"photos32": "photos32"}
+    out = {"datasets": tmp_path / "sets.csv"}
+    datasets.run(runs.DatasetsJob(absent=plan.absent), {"set-digits": description}, out)
     table = artifacts.read_csv(tmp_path / "sets.csv")
     assert table.present.tolist() == [True, False]
     assert table.test_images.iloc[0] == 359

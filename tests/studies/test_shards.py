@@ -13,11 +13,18 @@ from diffusion_density.data.images import ImageSet, load
 from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError
 from diffusion_density.studies.max_likelihood import models
-from diffusion_density.studies.max_likelihood.experiments import likelihood
-from diffusion_density.studies.max_likelihood.experiments.train import train
-from diffusion_density.studies.max_likelihood.runs import Arm, Evaluation, Likelihood, Optimiser, Run
+from diffusion_density.studies.max_likelihood.experiments import likelihood, train
+from diffusion_density.studies.max_likelihood.runs import (
+    Arm,
+    Evaluation,
+    Likelihood,
+    LikelihoodJob,
+    Optimiser,
+    Run,
+    TrainingJob,
+)
+from diffusion_density.studies.shared.inputs import ImageInputs
 from diffusion_density.studies.shared.shards import Shards
-from diffusion_density.training.devices import OneDevice
 from untrained import save_untrained
 
 MODULE = "diffusion_density.studies.shared.shards"
@@ -44,14 +51,14 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, caplog: pytest.
     assert "t.csv: 1 of 2 shards were there already" in caplog.text
 
 
-def test_a_broken_shard_is_measured_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_shard_is_measured_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shards = Shards(tmp_path, "run", MODULE, {})
     shards.add("0", table(0.1))
     (shards.folder / "0.csv").write_bytes(b"")
     again = Shards(tmp_path, "run", MODULE, {})
     again.add("0", table(0.2))
     assert again.reused == 0
-    assert "it is measured anew" in caplog.text
+    assert "it is measured again" in caplog.text
     assert artifacts.read_csv(shards.folder / "0.csv").value[0] == 0.2
 
 
@@ -84,7 +91,8 @@ def test_a_stopped_measurement_goes_on_by_shard_to_the_same_bytes(
 
     def evaluate(folder: Path) -> bytes:
         out = folder / "t.csv"
-        likelihood.evaluate("run", run, EVALUATION, digits, networks, out, work=folder / "work", device="cpu")
+        job = LikelihoodJob(name="run", run=run, evaluation=EVALUATION)
+        likelihood.run(job, ImageInputs(digits, {"models": networks}, work=folder / "work"), {"table": out})
         return out.read_bytes()
 
     whole = evaluate(tmp_path / "whole")
@@ -123,27 +131,26 @@ def run_on(path: Path) -> Run:
 def test_images_that_change_between_training_and_measuring_are_refused(tmp_path: Path) -> None:
     path, out = tmp_path / "mine.npz", tmp_path / "networks.safetensors"
     before, run = written(path, 0), run_on(path)
-    train("run", run, before, out, work=tmp_path / "work", devices=OneDevice())
+    train.run(TrainingJob(name="run", run=run), ImageInputs(before, work=tmp_path / "work"), {"models": out})
     models.load(out, run, before)
     after = written(path, 1)
+    job = LikelihoodJob(name="run", run=run, evaluation=EVALUATION)
     with pytest.raises(InputError, match=r"trained on other images than those of mine now .* run the workflow again"):
-        likelihood.evaluate(
-            "run", run, EVALUATION, after, out, tmp_path / "t.csv", work=tmp_path / "shards", device="cpu"
-        )
+        likelihood.run(job, ImageInputs(after, {"models": out}, work=tmp_path), {"table": tmp_path / "t.csv"})
     assert not (tmp_path / "t.csv").exists()
 
 
-def test_a_stopped_run_whose_images_changed_starts_anew(tmp_path: Path) -> None:
-    path, run = tmp_path / "mine.npz", run_on(tmp_path / "mine.npz")
-    work, out = tmp_path / "work", tmp_path / "networks.safetensors"
-    spent = train("run", run, written(path, 0), out, work=work, devices=OneDevice(), checkpoint_every=2)
+def test_a_stopped_run_whose_images_changed_starts_again(tmp_path: Path) -> None:
+    path, work, out = tmp_path / "mine.npz", tmp_path / "work", tmp_path / "networks.safetensors"
+    job = TrainingJob(name="run", run=run_on(path), checkpoint_every=2)
+    spent = train.run(job, ImageInputs(written(path, 0), work=work), {"models": out})
     out.unlink()  # stopped before the result was written
     after = written(path, 1)
-    other = train("run", run, after, out, work=work, devices=OneDevice(), checkpoint_every=2)
+    other = train.run(job, ImageInputs(after, work=work), {"models": out})
     assert other != spent
     shutil.rmtree(work)
     alone = tmp_path / "alone.safetensors"
-    train("run", run, after, alone, work=work, devices=OneDevice())
+    train.run(job, ImageInputs(after, work=work), {"models": alone})
     assert out.read_bytes() == alone.read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""The likelihood objective against quadrature, closed forms and finite differences (paper D, sections 1.3, 1.4, 3)."""
+"""The likelihood objective against quadrature, closed forms and finite differences (Zheng et al. 2023)."""
 
 import math
 from itertools import product
@@ -23,19 +23,19 @@ Path = Literal["vp", "straight"]
 
 
 def spectrum(dims: int = DIMS) -> Tensor:
-    """Variances like those of images: λ_k ∝ k^-1.5, of mean ¼ (paper D, section 1.4)."""
+    """Variances like those of images: λ_k ∝ k^-1.5, of mean ¼."""
     values = torch.arange(1, dims + 1, dtype=torch.float64) ** -1.5
     return 0.25 * values / values.mean()
 
 
-def law(dims: int = DIMS) -> GaussianMixture:
+def distribution(dims: int = DIMS) -> GaussianMixture:
     return GaussianMixture(
         torch.ones(1, dtype=torch.float64), torch.zeros(1, dims, dtype=torch.float64), spectrum(dims).diag()[None]
     )
 
 
 def exact(path: Path) -> ExactModel:
-    return law().diffused(LogLinear(path=path))
+    return distribution().diffused(LogLinear(path=path))
 
 
 def oracle(model: ExactModel, prediction: Prediction) -> DiffusionModel:
@@ -43,7 +43,7 @@ def oracle(model: ExactModel, prediction: Prediction) -> DiffusionModel:
 
 
 def losses(model: ExactModel, objective: FlowMatching, n: int, seed: int = 0) -> Tensor:
-    """The losses of n independent throws at data from the law, under the exact model."""
+    """The losses of n independent throws at data from the distribution, under the exact model."""
     g = seeded(seed)
     x = torch.randn(n, DIMS, generator=g, dtype=torch.float64) * spectrum().sqrt()
     u = torch.rand(n, generator=g, dtype=torch.float64)

@@ -1,11 +1,7 @@
 """Training of image models: it learns, and ends the same however it was stopped, divided or continued."""
 
-import copy
-import random
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,25 +11,36 @@ import torch
 from torch import Tensor, nn
 
 import image_training
-from diffusion_density.density.images.bits import bits_per_dim
 from diffusion_density.density.images.dequantization import to_unit
-from diffusion_density.density.result import LogDensity
-from diffusion_density.machine import artifacts
+from diffusion_density.machine.devices import OneDevice, open_devices
 from diffusion_density.machine.errors import InputError, NumericalError
-from diffusion_density.process.model import DiffusionModel
 from diffusion_density.training.averaged_adamw import AveragedAdamW
-from diffusion_density.training.devices import OneDevice, open_devices
 from diffusion_density.training.flow_matching import FlowMatching
 from diffusion_density.training.loop import Trained, train_images
 from diffusion_density.training.passes import ImageTraining
 from diffusion_density.training.randomness import shuffled_rows
-from image_training import OBJECTIVE, SETTINGS, digits, tensors, train
+from image_training import OBJECTIVE, SETTINGS, squares, tensors, train
 from truths import seeded
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train(tmp_path_factory.mktemp("undisturbed"))
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(checkpoints: Path) -> Trained:
+    """The finished run."""
+    return train(checkpoints)
+
+
+@pytest.fixture
+def finished(checkpoints: Path, tmp_path: Path) -> Path:
+    """A copy of the folder of a finished run."""
+    return Path(shutil.copytree(checkpoints, tmp_path / "finished"))
 
 
 def assert_same_bits(one: Trained, other: Trained) -> None:
@@ -62,8 +69,8 @@ class Watched(FlowMatching):
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
-    losses = train(tmp_path, settings={"steps": 80, "batch_size": 16, "clip": None, "learning_rate": 1e-2}).losses
-    assert losses[-20:].mean() < 0.9 * losses[:10].mean()
+    losses = train(tmp_path, settings={"steps": 40, "batch_size": 16, "clip": None, "learning_rate": 1e-2}).losses
+    assert losses[-10:].mean() < 0.9 * losses[:10].mean()
 
 
 def test_a_run_repeats_itself_and_leaves_network_and_global_generator_alone(
@@ -73,7 +80,7 @@ def test_a_run_repeats_itself_and_leaves_network_and_global_generator_alone(
     network = image_training.network()
     before = [value.clone() for value in network.parameters()]
     state = torch.get_rng_state()
-    again = train_images(network, digits(), OBJECTIVE, SETTINGS, tmp_path, micro_batch=8, progress=True)
+    again = train_images(network, squares(), OBJECTIVE, SETTINGS, tmp_path, micro_batch=8, progress=True)
     assert_same_bits(undisturbed, again)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
@@ -81,10 +88,9 @@ def test_a_run_repeats_itself_and_leaves_network_and_global_generator_alone(
     assert len(again.losses) == SETTINGS.steps
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
-    finished = train(tmp_path)
-    assert steps_in(tmp_path) == [8, 12]
-    assert_same_bits(finished, train(tmp_path, objective=Watched(lambda *_: pytest.fail("trained again"))))
+def test_a_finished_run_is_not_trained_again(undisturbed: Trained, finished: Path) -> None:
+    assert steps_in(finished) == [8, 12]
+    assert_same_bits(undisturbed, train(finished, objective=Watched(lambda *_: pytest.fail("trained again"))))
 
 
 def test_sigterm_writes_a_checkpoint_and_goes_through(undisturbed: Trained, tmp_path: Path) -> None:
@@ -109,38 +115,13 @@ def test_sigterm_writes_a_checkpoint_and_goes_through(undisturbed: Trained, tmp_
     assert_same_bits(undisturbed, train(tmp_path))
 
 
-def run(folder: Path, processes: int, steps: int, every: int, output: Path) -> subprocess.Popen[bytes]:
-    arguments = map(str, (folder, processes, steps, every, output))
-    return subprocess.Popen([sys.executable, image_training.__file__, *arguments], stderr=subprocess.PIPE)
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_three_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
-    folder = tmp_path / "killed"
-    moments = random.Random(0)  # noqa: S311 (no secret)
-    for least in (3, 18, 33):
-        with run(folder, 1, 60, 3, tmp_path / "unused") as process:
-            deadline = time.monotonic() + 60
-            while max(steps_in(folder), default=0) < least and time.monotonic() < deadline:
-                assert process.poll() is None
-                time.sleep(0.001)
-            time.sleep(moments.uniform(0, 0.05))
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
-    assert 33 <= max(steps_in(folder)) < 60
-    resumed = train(folder, settings={"steps": 60}, checkpoint_every=3)
-    assert not list(folder.glob(".*"))
-    assert_same_bits(train(tmp_path / "undisturbed", settings={"steps": 60}), resumed)
-
-
 def test_an_unreadable_checkpoint_falls_back_to_the_one_before(
-    undisturbed: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    undisturbed: Trained, finished: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(tmp_path)
-    latest = tmp_path / "step-000000012.safetensors"
+    latest = finished / "step-000000012.safetensors"
     latest.write_bytes(latest.read_bytes()[:-100])
     watched = Watched(lambda *_: None)
-    assert_same_bits(undisturbed, train(tmp_path, objective=watched))
+    assert_same_bits(undisturbed, train(finished, objective=watched))
     assert watched.calls == 4
     assert "step-000000012.safetensors" in caplog.text
     assert "going back" in caplog.text
@@ -155,17 +136,15 @@ def test_an_unreadable_checkpoint_falls_back_to_the_one_before(
         ({"identity": {"network": {"width": 9}}}, "network: None there"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
-    train(tmp_path)
+def test_a_checkpoint_of_another_run_is_refused(finished: Path, changed: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=f"is of another training run .*{named}"):
-        train(tmp_path, **changed)
-    assert steps_in(tmp_path) == [8, 12]
+        train(finished, **changed)
+    assert steps_in(finished) == [8, 12]
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    train(tmp_path)
+def test_a_checkpoint_of_another_network_is_refused(finished: Path) -> None:
     with pytest.raises(InputError, match="not of this network"):
-        train_images(nn.Conv2d(1, 1, 1), digits(), OBJECTIVE, SETTINGS, tmp_path)
+        train_images(nn.Conv2d(1, 1, 1), squares(), OBJECTIVE, SETTINGS, finished)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(undisturbed: Trained, tmp_path: Path) -> None:
@@ -186,42 +165,16 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
             return x * s[:, None, None, None] + self.weight.sqrt()
 
     with pytest.raises(NumericalError, match=r"the gradient is (inf|nan) at step 1"):
-        train_images(Steep(), digits(), OBJECTIVE, SETTINGS, tmp_path)
+        train_images(Steep(), squares(), OBJECTIVE, SETTINGS, tmp_path)
 
 
 def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
-    whole, four, two = (train(tmp_path / str(n), dropout=0.0, micro_batch=n) for n in (8, 4, 2))
+    settings = {"steps": 6}
+    whole, four, two = (train(tmp_path / str(n), dropout=0.0, micro_batch=n, settings=settings) for n in (8, 4, 2))
     for other in (four, two):
         torch.testing.assert_close(other.losses, whole.losses, rtol=1e-5, atol=0)
         for name, value in whole.network.state_dict().items():
             torch.testing.assert_close(other.network.state_dict()[name], value, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_two_processes_have_the_loss_curve_of_one_and_one_goes_on_from_two(tmp_path: Path) -> None:
-    steps = 52
-    with run(tmp_path / "two", 2, steps, 26, tmp_path / "two.safetensors") as process:
-        assert process.stderr is not None
-        complaints = process.stderr.read().decode()
-    assert process.returncode == 0, complaints
-    two, _ = artifacts.read_safetensors(tmp_path / "two.safetensors")
-    one = train(tmp_path / "one", dropout=0.0, settings={"steps": steps})
-    torch.testing.assert_close(two["losses"], one.losses, rtol=1e-5, atol=0)
-    others = copy.deepcopy(one.network)
-    others.load_state_dict({name: value for name, value in two.items() if name != "losses"})
-    ours, theirs = (bits(network) for network in (one.network, others))
-    assert ours.stderr is not None
-    assert bool(((ours.value - theirs.value).abs() < 0.01 * ours.stderr).all()), "with the same throws"
-    (tmp_path / "two" / f"step-{steps:09d}.safetensors").unlink()
-    mixed = train(tmp_path / "two", dropout=0.0, settings={"steps": steps})
-    assert torch.equal(mixed.losses[:26], two["losses"][:26])
-    torch.testing.assert_close(mixed.losses, one.losses, rtol=1e-5, atol=0)
-
-
-def bits(network: nn.Module) -> LogDensity:
-    """Bits/dim of four test images by the bound, always with the same random numbers."""
-    model = DiffusionModel(network.eval().requires_grad_(False), OBJECTIVE.schedule, "velocity")
-    return bits_per_dim(model, digits().test[:4], levels=17, estimator="bound", throws=64, generator=seeded(0))
 
 
 class Rank(OneDevice):
@@ -244,8 +197,8 @@ def recorded(folder: Path, rank: int | None = None, **settings: object) -> list[
 
 
 def test_processes_share_the_draws_of_one(tmp_path: Path) -> None:
-    whole = recorded(tmp_path / "whole")
-    parts = [recorded(tmp_path / str(rank), rank) for rank in range(2)]
+    whole = recorded(tmp_path / "whole", steps=3)
+    parts = [recorded(tmp_path / str(rank), rank, steps=3) for rank in range(2)]
     for together, even, odd in zip(whole, *parts, strict=True):
         for all_rows, even_rows, odd_rows in zip(together, even, odd, strict=True):
             assert torch.equal(all_rows[0::2], even_rows)
@@ -259,12 +212,12 @@ def test_flips_mirror_half_of_the_images(tmp_path: Path) -> None:
     same, mirrored = ((flipped == of).flatten(1).all(1) for of in (plain, plain.flip(3)))
     assert bool((same | mirrored).all())
     assert 0.3 < mirrored.double().mean() < 0.7
-    rows = shuffled_rows(len(digits().train), SETTINGS.seed, 0, len(plain))
-    assert torch.equal(plain, to_unit(digits().train[rows], 17))
+    rows = shuffled_rows(len(squares().train), SETTINGS.seed, 0, len(plain))
+    assert torch.equal(plain, to_unit(squares().train[rows], 17))
 
 
 def test_independent_times_are_not_stratified(tmp_path: Path) -> None:
-    times = torch.stack([u for _, u, _ in recorded(tmp_path, low_discrepancy=False)])
+    times = torch.stack([u for _, u, _ in recorded(tmp_path, low_discrepancy=False, steps=3)])
     assert not torch.equal((times * 8).long(), torch.arange(8).expand(len(times), 8))
 
 
@@ -284,11 +237,10 @@ def test_snapshots_are_the_averaged_networks_of_their_steps(undisturbed: Trained
     assert all(torch.equal(value, final[name]) for name, value in undisturbed.network.state_dict().items())
 
 
-def test_the_second_order_objective_trains(tmp_path: Path) -> None:
-    plain = train(tmp_path / "first")
-    second = train(tmp_path / "second", objective=FlowMatching(OBJECTIVE.schedule, trace_weight=0.1))
+def test_the_second_order_objective_trains(undisturbed: Trained, tmp_path: Path) -> None:
+    second = train(tmp_path, objective=FlowMatching(OBJECTIVE.schedule, trace_weight=0.1))
     assert bool(second.losses.isfinite().all())
-    assert second.losses[0] > plain.losses[0]
+    assert second.losses[0] > undisturbed.losses[0]
 
 
 def test_bfloat16_is_close_to_single_precision(tmp_path: Path, undisturbed: Trained) -> None:

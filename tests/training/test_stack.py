@@ -25,6 +25,9 @@ from truths import PAPER_A, random_mixture, seeded
 SETTINGS: dict[str, Any] = {"throws": 3, "batch_size": 8, "learning_rate": 1e-3, "ema": 0.9}
 
 
+WEIGHTINGS: tuple[Weighting, ...] = ("unit", "likelihood")
+
+
 def points(seed: int = 0, n: int = 32) -> Tensor:
     return random_mixture(2, seed=seed).sample(n, generator=seeded(seed))
 
@@ -83,7 +86,7 @@ def test_members_in_single_precision_get_the_weights_they_would_get_alone() -> N
 
 def test_the_rows_of_a_pass_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trained(MIXED)
-    monkeypatch.setattr(stacked, "ROWS", 7 * len(MIXED))
+    monkeypatch.setattr(stacked, "ROWS_PER_PASS", 7 * len(MIXED))
     assert difference(whole, trained(MIXED)) < 1e-11
 
 
@@ -117,7 +120,7 @@ def test_score_matching_with_the_skip_is_entropy_matching(weighting: Weighting) 
         torch.testing.assert_close(first, second, rtol=0, atol=1e-10, msg=name)
     models = [DiffusionModel(entropy, PAPER_A, "entropy"), DiffusionModel(control, PAPER_A, "score")]
     x = points(5, 8)
-    flows = [flow(model, x, rtol=1e-6, atol=1e-6).value for model in models]
+    flows = [flow(model, x, rtol=1e-4, atol=1e-4).value for model in models]
     integrals = [path_integral(model, x, throws=32, generator=seeded(0)).value for model in models]
     for first, second in (flows, integrals):
         torch.testing.assert_close(first, second, rtol=1e-8, atol=1e-8)
@@ -176,22 +179,24 @@ def test_training_is_the_papers_loop(weighting: Weighting) -> None:
     assert difference(stacked_weights, one.network) > 5e-3
 
 
-@pytest.mark.parametrize(("prediction", "limit"), [("entropy", 0.15), ("score", 0.25), ("noise", 2.0)])
-def test_training_learns(prediction: Prediction, limit: float) -> None:
+def test_training_learns() -> None:
     """The score error of both weightings after 400 steps, in nats; a noise is divided by σ, which magnifies it."""
+    limits: dict[Prediction, float] = {"entropy": 0.15, "score": 0.25, "noise": 2.0}
     mixture = random_mixture(2)
     data = mixture.sample(512, generator=seeded(1), dtype=torch.float32)
     start = MLP(2, (32, 32), 8, 8, 0.1, generator=seeded(0))
-    members = [Member(start, prediction, weighting, data, 0) for weighting in ("unit", "likelihood")]
-    settings: dict[str, Any] = {"throws": 8, "batch_size": 64, "learning_rate": 4e-3, "ema": 0.98}
+    members = [Member(start, prediction, weighting, data, 0) for prediction in limits for weighting in WEIGHTINGS]
+    settings: dict[str, Any] = {"throws": 4, "batch_size": 64, "learning_rate": 4e-3, "ema": 0.98}
     *_, (_, stack) = train_stack(members, PAPER_A, checkpoints=[400], **settings)
     assert stack is not None
-    draws = Diffused.draw(mixture, PAPER_A, 10_000, seeded(2))
-    untrained, *learned = (
-        score_error(DiffusionModel(net, PAPER_A, prediction), draws).value for net in (start, *stack.members())
-    )
-    assert max(learned) < limit
-    assert untrained > 5 * max(learned)
+    draws = Diffused.draw(mixture, PAPER_A, 5_000, seeded(2))
+    for index, (prediction, limit) in enumerate(limits.items()):
+        pair = stack.members()[2 * index : 2 * index + 2]
+        untrained, *learned = (
+            score_error(DiffusionModel(net, PAPER_A, prediction), draws).value for net in (start, *pair)
+        )
+        assert max(learned) < limit
+        assert untrained > 5 * max(learned)
 
 
 def test_checkpoints_come_in_any_order() -> None:
@@ -267,7 +272,7 @@ def test_a_conditional_density_is_learned() -> None:
             [Member(net, "entropy", "likelihood", data, 0)],
             PAPER_A,
             throws=2,
-            batch_size=256,
+            batch_size=128,
             learning_rate=1e-2,
             ema=0.95,
             checkpoints=[250],

@@ -1,156 +1,110 @@
-"""The workflow resolves at every scale, is clean, and refuses a wrong configuration before any job."""
+"""The workflow resolves at every scale and from everywhere, is clean, and refuses a wrong configuration at once."""
 
+import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from diffusion_density.commands import config
-from diffusion_density.studies.comparison.figures import FIGURES as COMPARISON_FIGURES
-from diffusion_density.studies.comparison.sizes import EXPERIMENTS as COMPARISON_EXPERIMENTS
-from diffusion_density.studies.density_estimators.figures import FIGURES
-from diffusion_density.studies.density_formula.figures import FIGURES as FORMULA_FIGURES
-from diffusion_density.studies.density_formula.sizes import EXPERIMENTS
-from diffusion_density.studies.high_density.figures import FIGURES as HIGH_FIGURES
-from diffusion_density.studies.high_density.sizes import EXPERIMENTS as HIGH_EXPERIMENTS
-from diffusion_density.studies.max_likelihood.costs import cost
-from diffusion_density.studies.max_likelihood.figures import FIGURES as IMAGE_FIGURES
-from repository import ROOT, Repository, figure_tables
+from diffusion_density.studies.declaration import caption, studies
+from diffusion_density.studies.max_likelihood.plan import Plan
+from repository import ROOT, Repository, copy, details, jobs_of
 
-STUDIES = {
-    "comparison": COMPARISON_FIGURES,
-    "density_estimators": FIGURES,
-    "density_formula": FORMULA_FIGURES,
-    "high_density": HIGH_FIGURES,
-    "max_likelihood": IMAGE_FIGURES,
-}
-
-TABLES = {
-    "max_likelihood": {"datasets", "findings"},
-    "high_density": {"image_findings"},
-    "comparison": {"decision"},
-}  # in the report
-GPU_RULES = {"comparison_pictures", "high_density_images"} | {
+SCALES = ("smoke", "desk", "paper")
+# At paper scale with several GPUs of one model; cifar10 is absent here.
+OPTIONS = {"paper": ("devices=4", "gpu_model=h100", "--resources", "gpu=8", "--workflow-profile", "profiles/slurm")}
+GPU_RULES = {"comparison_images", "high_density_images"} | {
     f"max_likelihood_{job}" for job in ("train", "curves", "likelihood", "samples", "variance", "trace")
 }
+REPORTED = {"max_likelihood": {"datasets", "findings"}, "high_density": {"image_findings"}, "comparison": {"decision"}}
+WITHOUT_CODE = {"all", "everything", "claims", *studies()}
 
 
-@pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
-def test_every_scale_resolves(repository: Repository, scale: str) -> None:
-    planned = repository.planned("--config", f"scale={scale}")
-    runs = config.read_scale(scale, ROOT / "workflow" / "scales").density_estimators.runs(config.Config().seeds)
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A copy that no test changes."""
+    return copy(tmp_path_factory.mktemp("definition") / "repository")
+
+
+@cache
+def plan(repository: Repository, scale: str) -> str:
+    """The dry run of everything."""
+    return repository.snakemake("-n", "--config", f"scale={scale}", *OPTIONS.get(scale, ()))
+
+
+def sizes(scale: str) -> object:
+    return config.read_scale(scale, ROOT / "workflow" / "scales")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_scale_resolves(untouched: Repository, scale: str) -> None:
+    """The jobs are those of the runs that the sizes imply, and no others."""
+    chosen, values = sizes(scale), config.Config()
+    runs = chosen.density_estimators.runs(values.seeds)
     expected = {f"{rule} {run}" for rule in ("train", "evaluate") for run in runs}
     expected |= {f"table {table}" for table in ("throws", "objectives", "samples", "dimensions")}
-    expected |= {"dataset", "timing", "agreement", "all", *(f"figure_{figure}" for figure in FIGURES)}
-    others = ("comparison", "density_formula", "high_density", "max_likelihood")
-    assert {job for job in planned if not job.startswith(others)} == expected
+    expected |= {"dataset", "timing", "agreement", "figures", "everything"}
+
+    formula = {"exactness", "discretisation", "score_error", "toy", "classifier", "gan", "train_planar", "train_digits"}
+    formula |= {"weightings", "digit_estimates", "digit_classes", "figures"}
+    expected |= {f"density_formula_{job}" for job in formula}
+
+    plan_of = Plan(chosen.max_likelihood, values.seeds, ("photos32",), Path("data"))
+    images = {f"train {run}" for run in plan_of.runs} | {f"likelihood {run}" for run in plan_of.evaluations}
+    images |= {f"samples {run}" for run in plan_of.sampled}
+    images |= {f"table_{table}" for table in ("curves", "likelihood", "samples", "coders")}
+    images |= {"dataset", "lossless", "datasets", "curves", "variance", "trace", "gaps", "findings", "figures"}
+    expected |= {f"max_likelihood_{job}" for job in images}
+
+    reference = plan_of.sizes.reference
+    high = {"tracking", "bias", "modes", "guidance", "cost", "images_table", "findings", "figures"}
+    high |= {f"images {run}" for run in (reference, "main-photos32")}
+    expected |= {f"high_density_{job}" for job in high}
+
+    compared = {"estimators", "variance", "conditional", "trained", "estimators_table", "findings", "figures"}
+    compared |= {f"images {run}" for run in ([reference, "main-photos32"] if scale == "paper" else [reference])}
+    expected |= {f"comparison_{job}" for job in compared}
+    assert jobs_of(plan(untouched, scale)) == expected | {"claims_judge", "claims_page"}
 
 
-@pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
-def test_every_scale_resolves_for_papers_b_and_c(repository: Repository, scale: str) -> None:
-    jobs = {*EXPERIMENTS, *(f"figure_{figure}" for figure in FORMULA_FIGURES), "train", "measure"}
-    planned = repository.planned("density_formula", "--config", f"scale={scale}")
-    assert planned == {f"density_formula_{job}" for job in jobs} | {"density_formula"}
-    planned = repository.planned("high_density", "--config", f"scale={scale}", "datasets=[]")
-    jobs = {*HIGH_EXPERIMENTS, *(f"figure_{figure}" for figure in HIGH_FIGURES), "images_table", "findings"}
-    run = config.read_scale(scale, ROOT / "workflow" / "scales").max_likelihood.reference
-    expected = {f"high_density_{job}" for job in jobs} | {"high_density", f"high_density_images {run}"}
-    assert planned == expected | {"max_likelihood_dataset", f"max_likelihood_train {run}"}
-
-
-@pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
-def test_every_scale_resolves_for_the_comparison(repository: Repository, scale: str) -> None:
-    planned = repository.planned("comparison", "--config", f"scale={scale}", "datasets=[]")
-    jobs = {*COMPARISON_EXPERIMENTS, *(f"figure_{figure}" for figure in COMPARISON_FIGURES), "trained", "findings"}
-    sizes = config.read_scale(scale, ROOT / "workflow" / "scales")
-    run, throws = sizes.max_likelihood.reference, f"throws-{sizes.density_estimators.throws_default}"
-    expected = {f"comparison_{job}" for job in {*jobs, "estimators_table", f"pictures {run}"}} | {"comparison"}
-    assert planned == expected | {"dataset", f"train {throws}", "max_likelihood_dataset", f"max_likelihood_train {run}"}
-
-
-@pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
-def test_every_scale_resolves_on_images(repository: Repository, scale: str) -> None:
-    planned = repository.planned("max_likelihood", "--config", f"scale={scale}", "datasets=[photos32, cifar10]")
-    study = config.read_scale(scale, ROOT / "workflow" / "scales").max_likelihood
-    runs = study.runs((0, 1, 2), {"photos32": "photos32"})  # cifar10 is absent here
-    evaluated = study.evaluations(runs)
-    expected = {f"train {run}" for run in runs} | {f"likelihood {run}" for run in evaluated}
-    expected |= {f"samples {run}" for run in evaluated if not run.startswith("finetuning-")}
-    expected |= {f"table_{table}" for table in ("curves", "likelihood", "samples", "coders")}
-    expected |= {"dataset", "lossless", "datasets", "curves", "variance", "trace", "gaps", "findings"}
-    expected |= {f"figure_{figure}" for figure in IMAGE_FIGURES}
-    assert planned == {f"max_likelihood_{job}" for job in expected} | {"max_likelihood"}
-
-
-def test_an_absent_image_set_is_named_and_left_out(repository: Repository) -> None:
-    text = repository.snakemake("-n", "max_likelihood", "--config", "scale=smoke", "datasets=[cifar10]")
+def test_an_absent_image_set_is_named_and_left_out(untouched: Repository) -> None:
+    text = plan(untouched, "smoke")
     assert "image set cifar10 is absent and left out: get cifar-10-binary.tar.gz" in text
     assert "main-cifar10" not in text
 
 
-def test_training_at_paper_scale_asks_for_the_gpus_of_the_configuration(repository: Repository) -> None:
-    text = repository.snakemake(
-        "-n", "max_likelihood", "--config", "scale=paper", "datasets=[photos32]", "devices=4", "--resources", "gpu=8"
-    )
-    jobs = re.findall(r"rule max_likelihood_train:\n((?: {4}.*\n)*)", text)
+def test_every_job_has_its_resources_a_log_and_a_benchmark(untouched: Repository) -> None:
+    for rule, lines in details(plan(untouched, "paper")):
+        if rule not in WITHOUT_CODE:
+            for resource in ("mem_mb", "gpu", "runtime"):
+                assert re.search(rf"    resources: .*\b{resource}=\d+", lines), (rule, resource)
+            assert "    log: logs/paper/" in lines, rule
+            assert "    benchmark: logs/paper/" in lines, rule
+
+
+def test_training_at_paper_scale_asks_for_the_gpus_of_the_configuration(untouched: Repository) -> None:
+    text = plan(untouched, "paper")
+    jobs = [lines for rule, lines in details(text) if rule == "max_likelihood_train"]
     gpus = {re.search(r"run=([\w.-]+)", job)[1]: int(re.search(r"gpu=(\d+)", job)[1]) for job in jobs}
     assert gpus["main-photos32"] == gpus["tuned-photos32"] == 4
     assert set(gpus.values()) == {1, 4}
     assert "--gpus 4" in text
 
 
-def test_a_figure_can_be_asked_for_alone(repository: Repository) -> None:
-    target = "results/smoke/density_estimators/figures/timing.svg"
-    planned = repository.planned(target, "--config", "scale=smoke")
-    assert planned == {"dataset", "train throws-2", "timing", "figure_timing"}
-    target = "results/smoke/max_likelihood/figures/samples.svg"
-    planned = repository.planned(target, "--config", "scale=smoke", "datasets=[]")
-    jobs = {"dataset", "train ablation-velocity-vp-importance", "samples ablation-velocity-vp-importance"}
-    assert planned == {f"max_likelihood_{job}" for job in jobs | {"table_samples", "figure_samples"}}
-
-
-@pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
-def test_the_claims_have_their_tables_and_figures_at_every_scale(repository: Repository, scale: str) -> None:
-    """A claim on a table or figure that no rule makes would fail here."""
-    text = repository.snakemake("-n", "claims", "--config", f"scale={scale}", "datasets=[]")
-    assert {"claims", "claims_judge", "claims_page"} <= set(re.findall(r"rule (\w+):\n", text))
-
-
-def test_wrong_claims_are_one_line(repository: Repository) -> None:
-    path = repository.path / "workflow" / "claims.yaml"
-    path.write_text(path.read_text().replace("paper: A", "papers: A", 1))
-    lines = repository.snakemake("-n", check=False).splitlines()
-    found = [line for line in lines if line.startswith("error: ")]
-    assert found == ["error: workflow/claims.yaml: claims.0.paper: is missing; claims.0.papers: unknown key"]
-
-
-def test_a_study_can_be_asked_for_alone(repository: Repository) -> None:
-    assert "all" not in repository.planned("density_estimators", "--config", "scale=smoke")
-
-
-def test_every_job_says_what_it_needs(repository: Repository) -> None:
-    text = repository.snakemake("-n", "--config", "scale=paper", "--workflow-profile", "workflow/profiles/slurm")
-    jobs = re.findall(r"rule (\w+):\n((?: {4}.*\n)*)", text)
-    for rule, details in jobs:
-        if rule not in {"all", "claims", *STUDIES}:
-            for resource in ("mem_mb", "gpu", "runtime"):
-                assert re.search(rf"    resources: .*\b{resource}=\d+", details), (rule, resource)
-            assert "    log: logs/paper/" in details, rule
-            assert "    benchmark: logs/paper/" in details, rule
-
-
-def test_a_plan_says_the_gpus_of_each_job_and_the_gpu_hours_of_each_study(repository: Repository) -> None:
-    options = ("--config", "scale=paper", "datasets=[photos32]", "devices=4", "gpu_model=h100")
-    text = repository.snakemake("-n", *options, "--workflow-profile", "workflow/profiles/slurm")
+def test_a_plan_says_the_gpus_of_each_job_and_the_gpu_hours_of_each_study(untouched: Repository) -> None:
+    text = plan(untouched, "paper")
     limits: dict[str, list[float]] = {}
-    for rule, details in re.findall(r"rule (\w+):\n((?: {4}.*\n)*)", text):
-        found = re.search(r"\bgpu=([1-9]\d*), gpu_model=h100,.*\bruntime=(\d+)", details)
-        assert bool(found) == (rule in GPU_RULES), rule
-        if found:
-            study = next(name for name in STUDIES if rule.startswith(name))
-            limits.setdefault(study, []).append(int(found[1]) * int(found[2]) / 60)
+    for rule, lines in details(text):
+        gpus = int(found[1]) if (found := re.search(r"\bgpu=(\d+)", lines)) else 0
+        assert bool(gpus) == ("gpu_model=h100" in lines) == (rule in GPU_RULES), rule
+        if gpus:
+            study = next(name for name in studies() if rule.startswith(name))
+            minutes = int(re.search(r"\bruntime=(\d+)", lines)[1])
+            limits.setdefault(study, []).append(gpus * minutes / 60)
     table = dict(re.findall(r"^(\w+|all studies) +(\d+ +[\d,.]+ +[\d,.]+)$", text, re.MULTILINE))
     numbers = {study: [float(number.replace(",", "")) for number in row.split()] for study, row in table.items()}
     totals = numbers.pop("all studies")
@@ -161,33 +115,85 @@ def test_a_plan_says_the_gpus_of_each_job_and_the_gpu_hours_of_each_study(reposi
         assert 0 < estimated <= limit
     assert totals == pytest.approx([sum(column) for column in zip(*numbers.values(), strict=True)], abs=0.2)
 
-    sizes = config.read_scale("paper", ROOT / "workflow" / "scales").max_likelihood
-    runs = sizes.runs((0, 1, 2), {"photos32": "photos32"}).values()
-    counted = sum(cost(run, Path("data")).gpu_hours for run in runs)
+    plan_of = Plan(sizes("paper").max_likelihood, (0, 1, 2), ("photos32",), Path("data"))
+    counted = sum(map(plan_of.gpu_hours, plan_of.runs))
     others = [
-        int(re.search(r"runtime=(\d+)", details)[1]) / 60
-        for rule, details in re.findall(r"rule (max_likelihood_\w+):\n((?: {4}.*\n)*)", text)
-        if rule in GPU_RULES - {"max_likelihood_train"}
+        int(re.search(r"runtime=(\d+)", lines)[1]) / 60
+        for rule, lines in details(text)
+        if rule in GPU_RULES - {"max_likelihood_train"} and rule.startswith("max_likelihood")
     ]
     assert numbers["max_likelihood"][1] == pytest.approx(counted + sum(others), abs=0.06)
 
 
-def test_without_gpus_a_plan_asks_for_none_and_says_so(repository: Repository) -> None:
-    text = repository.snakemake("-n", "high_density", "--config", "scale=paper", "datasets=[]", "--resources", "gpu=0")
+def test_a_study_can_be_asked_for_alone_and_needs_no_gpu(untouched: Repository) -> None:
+    options = ("--config", "scale=paper", "datasets=[]", "--resources", "gpu=0", "--printshellcmds")
+    text = untouched.snakemake("-n", "high_density", *options)
+    reference = sizes("paper").max_likelihood.reference
+    jobs = {"tracking", "bias", "modes", "guidance", "cost", f"images {reference}", "images_table", "findings"}
+    needed = {"max_likelihood_dataset", f"max_likelihood_train {reference}"}
+    assert jobs_of(text) == {f"high_density_{job}" for job in jobs | {"figures"}} | needed | {"high_density"}
     assert "the planned jobs ask for no GPU" in text
     assert "--gpus 1" not in text
     assert "--gpus 0" in text
 
 
-def test_the_workflow_knows_every_figure() -> None:
-    for study, figures in STUDIES.items():
-        assert figure_tables(study).keys() == figures.keys()
+def test_it_is_a_module_of_a_workflow_elsewhere_and_runs_from_its_own_snakefile(
+    untouched: Repository, tmp_path: Path
+) -> None:
+    """The same jobs from the Snakefile at the top, from that of the workflow, and from another folder."""
+    assert "profiles/default" in plan(untouched, "smoke"), "the default profile is not used"
+    expected = jobs_of(plan(untouched, "smoke")) - {"everything"} | {"all"}
+    text = untouched.snakemake("-s", "workflow/Snakefile", "-n", "--config", "scale=smoke")
+    assert "profiles/default" in text
+    assert jobs_of(text) == expected
+    (tmp_path / "Snakefile").write_text(
+        "module diffusion_density:\n"
+        f'    snakefile: "{untouched.path}/workflow/Snakefile"\n'
+        '    config: {"scale": "smoke", "datasets": ["photos32", "cifar10"]}\n'
+        "use rule * from diffusion_density\n"
+    )
+    elsewhere = Repository(tmp_path, untouched.path / "src")
+    assert jobs_of(elsewhere.snakemake("-n", "--cores", "1")) == expected
 
 
-def test_every_figure_has_a_caption() -> None:
-    for study, figures in STUDIES.items():
-        captions = {path.stem for path in (ROOT / "workflow" / "report" / study).glob("*.rst")}
-        assert captions == figures.keys() | TABLES.get(study, set())
+CONDA = """#!/bin/sh
+case "$*" in
+*info*) echo '{"conda_prefix": "/nowhere", "platform": "linux-64"}' ;;
+*--version*) echo "conda 25.1.0" ;;
+*channel_priority*) echo '{"get": {"channel_priority": "strict"}}' ;;
+esac
+"""
+
+
+def test_every_rule_that_runs_code_has_an_environment(
+    untouched: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no conda here: a program that answers in its place lets Snakemake resolve the environments."""
+    (tmp_path / "conda").write_text(CONDA)
+    (tmp_path / "conda").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    text = untouched.snakemake("-n", "--software-deployment-method", "conda", "--config", "scale=smoke")
+    assert jobs_of(text) == jobs_of(plan(untouched, "smoke"))
+    rules = [rule for rule, lines in details(text) if "    conda: " not in lines and "conda-env" not in lines]
+    assert set(rules) <= WITHOUT_CODE or "envs/environment.yaml" in text
+
+
+def test_wrong_claims_are_one_line(repository: Repository) -> None:
+    path = repository.path / "workflow" / "claims.yaml"
+    path.write_text(path.read_text().replace("paper: A", "papers: A", 1))
+    lines = repository.snakemake("-n", check=False).splitlines()
+    found = [line for line in lines if line.startswith("error: ")]
+    assert found == ["error: workflow/claims.yaml: claims.0.paper: is missing; claims.0.papers: unknown key"]
+
+
+def test_every_figure_is_drawn_and_has_a_caption() -> None:
+    from importlib import import_module
+
+    for slug, study in studies().items():
+        drawings = import_module(f"diffusion_density.studies.{slug}.figures").FIGURES
+        assert drawings.keys() == study.figures.keys()
+        captions = {path.stem for path in caption(slug, "any").parent.glob("*.rst")}
+        assert captions == study.figures.keys() | REPORTED.get(slug, set())
 
 
 @pytest.mark.parametrize(
@@ -213,7 +219,7 @@ def test_a_wrong_size_is_one_line(repository: Repository) -> None:
 
 
 def test_the_workflow_is_clean() -> None:
-    for arguments in (["snakefmt", "--check", "workflow"], ["snakemake", "--lint"]):
+    for arguments in (["snakefmt", "--check", "workflow", "Snakefile"], ["snakemake", "--lint"]):
         done = subprocess.run(
             [Path(sys.executable).with_name(arguments[0]), *arguments[1:]],
             cwd=ROOT,

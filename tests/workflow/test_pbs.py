@@ -15,7 +15,7 @@ pytestmark = [
         reason="snakemake-executor-plugin-cluster-generic is not installed",
     ),
 ]
-PROFILE = ("--workflow-profile", "workflow/profiles/pbs", "--seconds-between-status-checks", "1")
+PROFILE = ("--workflow-profile", "profiles/pbs", "--seconds-between-status-checks", "1")
 QSUB = """#!/bin/sh
 for script; do :; done
 echo "$@" >> submitted.txt

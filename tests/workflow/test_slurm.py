@@ -21,6 +21,7 @@ import torch
 import slurm
 from diffusion_density.commands import config
 from diffusion_density.machine import artifacts
+from diffusion_density.studies.max_likelihood.plan import Plan
 from repository import Repository, copy
 
 pytestmark = pytest.mark.slow
@@ -33,7 +34,7 @@ GROUPED = [f"results/smoke/density_estimators/data/dimension-{dimension}.safeten
 TARGETS = [*GROUPED, *(f"{RESULTS}/models/{run}.safetensors" for run in (*SINGLE, PAIR))]
 CONFIG = ("--config", "scale=smoke", "datasets=[photos32]", "devices=2", "precision=float32")
 OPTIONS = [
-    *("--workflow-profile", "workflow/profiles/slurm", *CONFIG),
+    *("--workflow-profile", "profiles/slurm", *CONFIG),
     *("--set-resources", f"max_likelihood_train:gpu=2 if wildcards.run == '{PAIR}' else 1"),
     f"max_likelihood_train:gpu_model='{slurm.GPU_MODEL}'",
     # There is no accounting here to ask, as on a real cluster, and nobody to spare.
@@ -155,9 +156,10 @@ def test_a_cancelled_job_is_retried_and_goes_on_with_more_memory(finished: Finis
 def test_two_machines_train_as_one_process_does(finished: Finished) -> None:
     folder, run = finished.repository.path, SINGLE[0]
     sizes = config.read_scale("smoke", folder / "workflow/scales").max_likelihood
-    spec = sizes.runs((0, 1, 2), {"photos32": "photos32"})[run].model_dump_json()
-    command = ("max-likelihood", "train", run, "--spec", spec, "--data-dir", "data", "--work", "work")
-    options = ("--devices", "1", "--nodes", "2", "--out", "two.safetensors")
+    plan = Plan(sizes, (0, 1, 2), ("photos32",), folder / "data")
+    job = plan.training(run, "float32", 200).model_dump_json()
+    command = ("job", "max_likelihood", "train", "--sizes", job, "--work", "work")
+    options = ("--devices", "1", "--nodes", "2", "--output", "models=two.safetensors")
     done = subprocess.run(
         ["srun", "--nodes=2", "--ntasks-per-node=1", sys.executable, "-m", "diffusion_density", *command, *options],
         cwd=folder,

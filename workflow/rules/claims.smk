@@ -1,7 +1,6 @@
 from diffusion_density.claims.definition import read_claims
-from diffusion_density.claims.verdicts import evidence
 
-CLAIMS_FILE = Path(os.path.relpath(workflow.basedir)) / "claims.yaml"
+CLAIMS_FILE = WORKFLOW / "claims.yaml"
 try:
     CLAIMS = read_claims(CLAIMS_FILE)
 except InputError as error:
@@ -11,15 +10,13 @@ CLAIMS_CATEGORY = "1. Claims of the papers, judged"
 
 rule claims:
     input:
-        expand(
-            "results/{scale}/claims.{kind}", scale=CONFIG.scale, kind=["csv", "html"]
-        ),
+        expand("results/{scale}/claims.{kind}", scale=CONFIG.scale, kind=["csv", "html"]),
 
 
 rule claims_judge:
     input:
         claims=CLAIMS_FILE,
-        tables=[f"results/{{scale}}/{evidence(table)}" for table in CLAIMS.tables],
+        tables=["results/{{scale}}/{}/tables/{}.csv".format(*table.split("/", 1)) for table in CLAIMS.tables],
     output:
         report(
             "results/{scale}/claims.csv",
@@ -31,7 +28,8 @@ rule claims_judge:
         "logs/{scale}/claims/judge.log",
     benchmark:
         "logs/{scale}/claims/judge.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
         gpu=0,
         mem_mb=500,
@@ -48,11 +46,8 @@ rule claims_page:
     input:
         claims=CLAIMS_FILE,
         verdicts=rules.claims_judge.output,
-        template=CLAIMS_FILE.parent / "report" / "claims.html.jinja",
-        figures=[
-            "results/{{scale}}/{}/figures/{}.svg".format(*figure.split("/"))
-            for figure in CLAIMS.figures
-        ],
+        template=WORKFLOW / "report" / "claims.html.jinja",
+        figures=["results/{{scale}}/{}/figures/{}.svg".format(*figure.split("/")) for figure in CLAIMS.figures],
     output:
         page="results/{scale}/claims.html",
         brief=report(
@@ -65,14 +60,15 @@ rule claims_page:
         "logs/{scale}/claims/page.log",
     benchmark:
         "logs/{scale}/claims/page.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
         gpu=0,
         mem_mb=500,
         runtime=5,
     params:
         folder=lambda wildcards, output: Path(output[0]).parent,
-        report=CLAIMS_FILE.parent / "report",
+        report=WORKFLOW / "report",
         code=sources_hash("diffusion_density.claims.page"),
     shell:
         "python -m diffusion_density claims page {input.verdicts} --claims {input.claims} --report {params.report}"

@@ -1,21 +1,52 @@
-include: "comparison_common.smk"
+from diffusion_density.studies.comparison.sizes import ImagesJob as ComparisonImages
+from diffusion_density.studies.comparison.sizes import TrainedJob
+
+COMPARISON = SCALE.comparison
+# Networks of max_likelihood: those of digits, and on GPUs those of larger images too.
+COMPARISON_RUNS = HIGH_RUNS if CONFIG.scale == "paper" else [ML.reference]
+# Parts of the tables: mixtures, a network of density_estimators, and networks of max_likelihood.
+COMPARISON_PARTS = ["mixtures", "trained", *COMPARISON_RUNS]
+COMPARISON_JOBS = COMPARISON.jobs(CONFIG.seeds)
+jobs_without_inputs(
+    "comparison",
+    {"conditional": COMPARISON_JOBS["conditional"]},
+    8000,
+    600,
+    urgency=100,
+)
 
 
 rule comparison:
     input:
-        "results/{scale}/comparison/tables/decision.csv".format(scale=CONFIG.scale),
-        expand(
-            "results/{scale}/comparison/figures/{figure}.{kind}",
-            scale=CONFIG.scale,
-            figure=COMPARISON_FIGURES,
-            kind=["svg", "png"],
-        ),
+        targets("comparison", "tables/decision.csv"),
+
+
+# Jobs without inputs whose tables are parts.
+for part in ("estimators", "variance"):
+
+    rule:
+        name:
+            f"comparison_{part}"
+        output:
+            **{part: f"results/{{scale}}/comparison/tables/{part}/mixtures.csv"},
+        log:
+            f"logs/{{scale}}/comparison/{part}.log",
+        benchmark:
+            f"logs/{{scale}}/comparison/{part}.tsv"
+        priority: 100
+        conda:
+            ENVIRONMENT
+        resources:
+            **needs((1000, 2000, 8000), (5, 10, 600)),
+        params:
+            **job("comparison", part, COMPARISON_JOBS[part]),
+        shell:
+            RUN
 
 
 rule comparison_trained:
     input:
-        dataset=rules.density_estimators_timing.input.dataset,
-        models=rules.density_estimators_timing.input.models,
+        **DE_DETAILED,
     output:
         estimators="results/{scale}/comparison/tables/estimators/trained.csv",
         variance="results/{scale}/comparison/tables/variance/trained.csv",
@@ -23,58 +54,56 @@ rule comparison_trained:
         "logs/{scale}/comparison/trained.log",
     benchmark:
         "logs/{scale}/comparison/trained.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=by_scale(1000, 2000, 8000),
-        runtime=by_scale(5, 10, 240),
+        **needs((1000, 2000, 8000), (5, 10, 240)),
     params:
-        run=RUNS[DETAILED].model_dump_json(),
-        spec=COMPARISON.trained.model_dump_json(),
-        code=sources_hash(f"{COMPARISON_MODULE}.trained"),
+        **job(
+            "comparison",
+            "trained",
+            TrainedJob(run=DE_RUNS[DE_SIZES.detailed], trained=COMPARISON.trained),
+        ),
     shell:
-        "python -m diffusion_density comparison trained --run {params.run:q} --spec {params.spec:q}"
-        " --dataset {input.dataset} --models {input.models}"
-        " --estimators {output.estimators} --variance {output.variance}"
-        " --threads {threads} 2>&1 | tee {log}"
+        RUN
 
 
-rule comparison_pictures:
+rule comparison_images:
     input:
+        ML_DESCRIPTION,
         models="results/{scale}/max_likelihood/models/{run}.safetensors",
-        description=ml_description,
     output:
         estimators="results/{scale}/comparison/tables/estimators/{run}.csv",
         variance="results/{scale}/comparison/tables/variance/{run}.csv",
     log:
-        "logs/{scale}/comparison/pictures/{run}.log",
+        "logs/{scale}/comparison/images/{run}.log",
     benchmark:
-        "logs/{scale}/comparison/pictures/{run}.tsv"
+        "logs/{scale}/comparison/images/{run}.tsv"
     wildcard_constraints:
         run="|".join(COMPARISON_RUNS),
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=GPU,
-        gpu_model=GPU_MODEL,
-        mem_mb=by_scale(1500, 3000, 16000),
-        runtime=by_scale(5, 20, 600),
+        **needs((1500, 3000, 16000), (5, 20, 600), GPU),
     params:
-        run=ml_spec,
-        spec=COMPARISON.images.model_dump_json(),
-        data_dir=CONFIG.data_dir,
-        code=sources_hash(f"{COMPARISON_MODULE}.pictures"),
+        **job(
+            "comparison",
+            "images",
+            lambda wildcards: ComparisonImages(
+                name=wildcards.run,
+                run=ML_PLAN.runs[wildcards.run],
+                images=COMPARISON.images,
+            ),
+        ),
     shell:
-        "python -m diffusion_density comparison pictures --run {params.run:q} --spec {params.spec:q}"
-        " --models {input.models} --data-dir {params.data_dir:q} --gpus {resources.gpu}"
-        " --estimators {output.estimators} --variance {output.variance}"
-        " --threads {threads} 2>&1 | tee {log}"
+        RUN_ON_IMAGES
 
 
 rule comparison_estimators_table:
     input:
-        expand(
-            "results/{{scale}}/comparison/tables/estimators/{part}.csv",
-            part=COMPARISON_PARTS,
+        results(
+            "comparison",
+            *(f"tables/estimators/{part}.csv" for part in COMPARISON_PARTS),
         ),
     output:
         "results/{scale}/comparison/tables/estimators.csv",
@@ -82,44 +111,38 @@ rule comparison_estimators_table:
         "logs/{scale}/comparison/estimators_table.log",
     benchmark:
         "logs/{scale}/comparison/estimators_table.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=500,
-        runtime=5,
+        **LITTLE,
     shell:
-        "python -m diffusion_density concat {input} --out {output} 2>&1 | tee {log}"
+        CONCAT
 
 
 rule comparison_findings:
     input:
-        estimators=rules.comparison_estimators_table.output,
-        variance=expand(
-            "results/{{scale}}/comparison/tables/variance/{part}.csv",
-            part=COMPARISON_PARTS,
-        ),
+        **{part: f"results/{{scale}}/comparison/tables/variance/{part}.csv" for part in COMPARISON_PARTS},
+        estimators=rules.comparison_estimators_table.output[0],
     output:
         findings="results/{scale}/comparison/tables/findings.csv",
         decision=report(
             "results/{scale}/comparison/tables/decision.csv",
-            caption="../report/comparison/decision.rst",
-            category=CATEGORIES["comparison"],
+            caption=str(caption("comparison", "decision")),
+            category=studies()["comparison"].category,
             labels={"figure": "table: which estimator to use"},
         ),
     log:
         "logs/{scale}/comparison/findings.log",
     benchmark:
         "logs/{scale}/comparison/findings.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=500,
-        runtime=5,
+        **LITTLE,
     params:
-        code=sources_hash(f"{COMPARISON_MODULE}.findings"),
+        **job("comparison", "findings"),
     shell:
-        "python -m diffusion_density comparison findings --estimators {input.estimators}"
-        " $(printf -- ' --variance %s' {input.variance}) --findings {output.findings} --decision {output.decision} 2>&1 | tee {log}"
+        RUN
 
 
 localrules:

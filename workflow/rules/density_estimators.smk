@@ -1,173 +1,179 @@
-include: "density_estimators_common.smk"
+from typing import get_args
+
+from diffusion_density.studies.density_estimators.sizes import (
+    AgreementJob,
+    EvaluationJob,
+    SweepName,
+    TimingJob,
+)
+
+DE_SIZES = SCALE.density_estimators
+DE_RUNS = DE_SIZES.runs(CONFIG.seeds)
+# The networks that are timed and compared in detail, and their data.
+DE_DETAILED = {
+    "dataset": f"results/{{scale}}/density_estimators/data/dimension-{DE_SIZES.dimension}.safetensors",
+    "models": f"results/{{scale}}/density_estimators/models/{DE_SIZES.detailed}.safetensors",
+}
 
 
-wildcard_constraints:
-    dimension=r"\d+",
-    run="|".join(RUNS),
-    experiment="throws|objectives|samples|dimensions",
+# Long runs start first, so that none is left alone at the end.
+DE_ORDER = sorted(DE_RUNS, key=lambda run: DE_RUNS[run].evaluations)
+DE_DATASET = lambda wildcards: (
+    f"results/{wildcards.scale}/density_estimators/data/" f"dimension-{DE_RUNS[wildcards.run].dimension}.safetensors"
+)
 
 
 rule density_estimators:
     input:
-        expand(
-            "results/{scale}/density_estimators/figures/{figure}.{kind}",
-            scale=CONFIG.scale,
-            figure=FIGURES,
-            kind=["svg", "png"],
-        ),
-        expand(
-            "results/{scale}/density_estimators/tables/{table}.csv",
-            scale=CONFIG.scale,
-            table=TABLES,
-        ),
+        targets("density_estimators"),
 
 
 rule density_estimators_dataset:
     output:
-        "results/{scale}/density_estimators/data/dimension-{dimension}.safetensors",
+        dataset="results/{scale}/density_estimators/data/dimension-{dimension}.safetensors",
     log:
         "logs/{scale}/density_estimators/dataset/{dimension}.log",
     benchmark:
         "logs/{scale}/density_estimators/dataset/{dimension}.tsv"
+    wildcard_constraints:
+        dimension=r"\d+",
     group:
         "datasets"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=by_scale(1000, 1000, 2000),
-        runtime=by_scale(5, 5, 10),
+        **needs((1000, 1000, 2000), (5, 5, 10)),
     params:
-        spec=dataset_spec,
-        code=sources_hash(f"{MODULE}.dataset"),
+        **job(
+            "density_estimators",
+            "dataset",
+            lambda wildcards: DE_SIZES.datasets()[int(wildcards.dimension)],
+        ),
     shell:
-        "python -m diffusion_density density-estimators dataset --spec {params.spec:q}"
-        " --out {output} --threads {threads} 2>&1 | tee {log}"
+        RUN
 
 
 rule density_estimators_train:
     input:
-        dataset=run_dataset,
+        dataset=DE_DATASET,
     output:
-        "results/{scale}/density_estimators/models/{run}.safetensors",
+        models="results/{scale}/density_estimators/models/{run}.safetensors",
     log:
         "logs/{scale}/density_estimators/train/{run}.log",
     benchmark:
         "logs/{scale}/density_estimators/train/{run}.tsv"
-    priority: run_priority
-    # Two jobs side by side beat one with two threads.
+    wildcard_constraints:
+        run="|".join(DE_RUNS),
+    priority: lambda wildcards, input, attempt: DE_ORDER.index(wildcards.run)
+    conda:
+        ENVIRONMENT
+    # Two jobs at the same time are faster than one with two threads.
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=by_scale(1000, 2000, 8000),
-        runtime=by_scale(5, 20, 720),
+        **needs((1000, 2000, 8000), (5, 20, 720)),
     params:
-        spec=run_spec,
-        code=sources_hash(f"{MODULE}.train"),
+        **job("density_estimators", "train", lambda wildcards: DE_RUNS[wildcards.run]),
     shell:
-        "python -m diffusion_density density-estimators train --spec {params.spec:q}"
-        " --dataset {input.dataset} --out {output}"
-        " --threads {threads} 2>&1 | tee {log}"
+        RUN
 
 
 rule density_estimators_evaluate:
     input:
-        dataset=run_dataset,
-        models=rules.density_estimators_train.output[0],
+        dataset=DE_DATASET,
+        models=rules.density_estimators_train.output.models,
     output:
-        "results/{scale}/density_estimators/tables/runs/{run}.csv",
+        table="results/{scale}/density_estimators/tables/runs/{run}.csv",
     log:
         "logs/{scale}/density_estimators/evaluate/{run}.log",
     benchmark:
         "logs/{scale}/density_estimators/evaluate/{run}.tsv"
-    threads: 1
+    wildcard_constraints:
+        run="|".join(DE_RUNS),
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=by_scale(1000, 2000, 8000),
-        runtime=by_scale(5, 20, 240),
+        **needs((1000, 2000, 8000), (5, 20, 240)),
     params:
-        spec=run_spec,
-        evaluation=SIZES.evaluation.model_dump_json(),
-        code=sources_hash(f"{MODULE}.evaluate"),
+        **job(
+            "density_estimators",
+            "evaluate",
+            lambda wildcards: EvaluationJob(run=DE_RUNS[wildcards.run], evaluation=DE_SIZES.evaluation),
+        ),
     shell:
-        "python -m diffusion_density density-estimators evaluate {wildcards.run}"
-        " --spec {params.spec:q} --evaluation {params.evaluation:q}"
-        " --dataset {input.dataset} --models {input.models} --out {output}"
-        " --threads {threads} 2>&1 | tee {log}"
+        RUN
 
 
 rule density_estimators_table:
     input:
-        experiment_parts,
+        lambda wildcards: [
+            f"results/{wildcards.scale}/density_estimators/tables/runs/{name}.csv"
+            for name, run in DE_RUNS.items()
+            if run.experiment == wildcards.experiment
+        ],
     output:
         "results/{scale}/density_estimators/tables/{experiment}.csv",
     log:
         "logs/{scale}/density_estimators/table/{experiment}.log",
     benchmark:
         "logs/{scale}/density_estimators/table/{experiment}.tsv"
-    threads: 1
+    wildcard_constraints:
+        experiment="|".join(get_args(SweepName)),
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=500,
-        runtime=5,
+        **LITTLE,
     shell:
-        "python -m diffusion_density concat {input} --out {output} 2>&1 | tee {log}"
+        CONCAT
 
 
 rule density_estimators_timing:
     input:
-        dataset=f"results/{{scale}}/density_estimators/data/dimension-{SIZES.dimension}.safetensors",
-        models=f"results/{{scale}}/density_estimators/models/{DETAILED}.safetensors",
+        **DE_DETAILED,
     output:
-        seconds="results/{scale}/density_estimators/tables/timing.csv",
+        timing="results/{scale}/density_estimators/tables/timing.csv",
         tradeoff="results/{scale}/density_estimators/tables/tradeoff.csv",
     log:
         "logs/{scale}/density_estimators/timing.log",
     benchmark:
         "logs/{scale}/density_estimators/timing.tsv"
+    conda:
+        ENVIRONMENT
     # All cores, so that no other job disturbs the clock; on a cluster a job's cores are its own anyway.
     threads: workflow.resource_settings.cores or 1
     resources:
-        gpu=0,
-        mem_mb=by_scale(1000, 2000, 8000),
-        runtime=by_scale(5, 20, 240),
+        **needs((1000, 2000, 8000), (5, 20, 240)),
     params:
-        spec=RUNS[DETAILED].model_dump_json(),
-        sizes=SIZES.timing.model_dump_json(),
-        code=sources_hash(f"{MODULE}.timing"),
+        **job(
+            "density_estimators",
+            "timing",
+            TimingJob(run=DE_RUNS[DE_SIZES.detailed], timing=DE_SIZES.timing),
+        ),
     shell:
-        "python -m diffusion_density density-estimators examine timing"
-        " --spec {params.spec:q} --sizes {params.sizes:q}"
-        " --dataset {input.dataset} --models {input.models}"
-        " --out {output.seconds} --out {output.tradeoff}"
-        " --threads 1 2>&1 | tee {log}"
+        command(threads=1)
 
 
 rule density_estimators_agreement:
     input:
-        dataset=rules.density_estimators_timing.input.dataset,
-        models=rules.density_estimators_timing.input.models,
+        **DE_DETAILED,
     output:
-        points="results/{scale}/density_estimators/tables/agreement.csv",
+        agreement="results/{scale}/density_estimators/tables/agreement.csv",
         identity="results/{scale}/density_estimators/tables/identity.csv",
     log:
         "logs/{scale}/density_estimators/agreement.log",
     benchmark:
         "logs/{scale}/density_estimators/agreement.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=by_scale(1000, 2000, 8000),
-        runtime=by_scale(5, 20, 240),
+        **needs((1000, 2000, 8000), (5, 20, 240)),
     params:
-        spec=RUNS[DETAILED].model_dump_json(),
-        sizes=SIZES.agreement.model_dump_json(),
-        code=sources_hash(f"{MODULE}.agreement"),
+        **job(
+            "density_estimators",
+            "agreement",
+            AgreementJob(run=DE_RUNS[DE_SIZES.detailed], agreement=DE_SIZES.agreement),
+        ),
     shell:
-        "python -m diffusion_density density-estimators examine agreement"
-        " --spec {params.spec:q} --sizes {params.sizes:q}"
-        " --dataset {input.dataset} --models {input.models}"
-        " --out {output.points} --out {output.identity}"
-        " --threads {threads} 2>&1 | tee {log}"
+        RUN
 
 
 localrules:

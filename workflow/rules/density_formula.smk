@@ -1,71 +1,64 @@
-include: "density_formula_common.smk"
-
-
-wildcard_constraints:
-    network="|".join(FORMULA_RUNS),
-    measured="|".join(FORMULA_MEASURED),
+FORMULA_JOBS = SCALE.density_formula.jobs(CONFIG.seeds)
+# Jobs that measure trained networks, each a table, with the training of these networks.
+FORMULA_MEASURED = {
+    "weightings": "planar",
+    "digit_estimates": "digits",
+    "digit_classes": "digits",
+}
+FORMULA_ALONE = ("exactness", "discretisation", "score_error", "toy", "classifier")
+jobs_without_inputs("density_formula", {name: FORMULA_JOBS[name] for name in FORMULA_ALONE}, 4000, 120)
+# The longest first.
+jobs_without_inputs("density_formula", {"gan": FORMULA_JOBS["gan"]}, 4000, 120, urgency=100)
 
 
 rule density_formula:
     input:
-        expand(
-            "results/{scale}/density_formula/figures/{figure}.{kind}",
-            scale=CONFIG.scale,
-            figure=FORMULA_FIGURES,
-            kind=["svg", "png"],
-        ),
+        targets("density_formula"),
 
 
-rule density_formula_train:
-    output:
-        "results/{scale}/density_formula/models/{network}.safetensors",
-    log:
-        "logs/{scale}/density_formula/train/{network}.log",
-    benchmark:
-        "logs/{scale}/density_formula/train/{network}.tsv"
-    priority: 50
-    threads: 1
-    resources:
-        gpu=0,
-        mem_mb=by_scale(1000, 2000, 8000),
-        runtime=by_scale(5, 10, 240),
-    params:
-        spec=lambda wildcards: FORMULA_RUNS[wildcards.network].model_dump_json(),
-        code=lambda wildcards: sources_hash(
-            f"{FORMULA_MODULE}.train_{wildcards.network}"
-        ),
-    shell:
-        "python -m diffusion_density density-formula train {wildcards.network}"
-        " --spec {params.spec:q} --out {output} --threads {threads} 2>&1 | tee {log}"
+for network in ("planar", "digits"):
+
+    rule:
+        name:
+            f"density_formula_train_{network}"
+        output:
+            models=f"results/{{scale}}/density_formula/models/{network}.safetensors",
+        log:
+            f"logs/{{scale}}/density_formula/train/{network}.log",
+        benchmark:
+            f"logs/{{scale}}/density_formula/train/{network}.tsv"
+        priority: 50
+        conda:
+            ENVIRONMENT
+        resources:
+            **needs((1000, 2000, 8000), (5, 10, 240)),
+        params:
+            **job("density_formula", f"train_{network}", FORMULA_JOBS[f"train_{network}"]),
+        shell:
+            RUN
 
 
-rule density_formula_measure:
-    input:
-        models=lambda wildcards: (
-            "results/{scale}/density_formula/models/"
-            f"{FORMULA_MEASURED[wildcards.measured]}.safetensors"
-        ),
-    output:
-        "results/{scale}/density_formula/tables/{measured}.csv",
-    log:
-        "logs/{scale}/density_formula/measure/{measured}.log",
-    benchmark:
-        "logs/{scale}/density_formula/measure/{measured}.tsv"
-    threads: 1
-    resources:
-        gpu=0,
-        mem_mb=by_scale(1000, 2000, 8000),
-        runtime=by_scale(5, 10, 240),
-    params:
-        run=lambda wildcards: FORMULA_RUNS[
-            FORMULA_MEASURED[wildcards.measured]
-        ].model_dump_json(),
-        spec=lambda wildcards: FORMULA_JOBS[wildcards.measured].model_dump_json(),
-        code=lambda wildcards: sources_hash(f"{FORMULA_MODULE}.{wildcards.measured}"),
-    shell:
-        "python -m diffusion_density density-formula measure {wildcards.measured}"
-        " --run {params.run:q} --spec {params.spec:q} --models {input.models}"
-        " --out {output} --threads {threads} 2>&1 | tee {log}"
+for table, network in FORMULA_MEASURED.items():
+
+    rule:
+        name:
+            f"density_formula_{table}"
+        input:
+            models=f"results/{{scale}}/density_formula/models/{network}.safetensors",
+        output:
+            **{table: f"results/{{scale}}/density_formula/tables/{table}.csv"},
+        log:
+            f"logs/{{scale}}/density_formula/measure/{table}.log",
+        benchmark:
+            f"logs/{{scale}}/density_formula/measure/{table}.tsv"
+        conda:
+            ENVIRONMENT
+        resources:
+            **needs((1000, 2000, 8000), (5, 10, 240)),
+        params:
+            **job("density_formula", table, FORMULA_JOBS[table]),
+        shell:
+            RUN
 
 
 localrules:

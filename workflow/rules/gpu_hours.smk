@@ -9,14 +9,12 @@ def gpu_hours(dag):
         if gpu:
             limit = gpu * job.resources.runtime / 60
             trains = job.rule.name == "max_likelihood_train"
-            expected = ml_gpu_hours(job.wildcards) if trains else limit
-            study = next(filter(job.rule.name.startswith, CATEGORIES), job.rule.name)
+            expected = ML_PLAN.gpu_hours(job.wildcards.run) if trains else limit
+            study = next(filter(job.rule.name.startswith, studies()), job.rule.name)
             hours.setdefault(study, []).append((expected, limit))
     if not hours:
         return "the planned jobs ask for no GPU"
-    rows = {
-        study: [len(of), *map(sum, zip(*of))] for study, of in sorted(hours.items())
-    }
+    rows = {study: [len(of), *map(sum, zip(*of))] for study, of in sorted(hours.items())}
     rows["all studies"] = list(map(sum, zip(*rows.values())))
     return "\n".join(
         [

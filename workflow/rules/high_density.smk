@@ -1,89 +1,91 @@
-include: "high_density_common.smk"
+from diffusion_density.studies.high_density.sizes import ImagesJob
+
+HIGH_SIZES = SCALE.high_density
+# Networks of max_likelihood whose images are examined: digits, and one for each set of larger images.
+HIGH_RUNS = [ML.reference, *ML_PLAN.of_kind("main")]
+jobs_without_inputs(
+    "high_density",
+    {name: sizes for name, sizes in HIGH_SIZES if name != "images"},
+    4000,
+    120,
+)
 
 
 rule high_density:
     input:
-        "results/{scale}/high_density/tables/image_findings.csv".format(
-            scale=CONFIG.scale
-        ),
-        expand(
-            "results/{scale}/high_density/figures/{figure}.{kind}",
-            scale=CONFIG.scale,
-            figure=HIGH_FIGURES,
-            kind=["svg", "png"],
-        ),
+        targets("high_density", "tables/image_findings.csv"),
 
 
 rule high_density_images:
     input:
+        ML_DESCRIPTION,
         models="results/{scale}/max_likelihood/models/{run}.safetensors",
-        description=ml_description,
     output:
-        grid="results/{scale}/high_density/samples/{run}.safetensors",
+        samples="results/{scale}/high_density/samples/{run}.safetensors",
         table="results/{scale}/high_density/tables/images/{run}.csv",
     log:
         "logs/{scale}/high_density/images/{run}.log",
     benchmark:
         "logs/{scale}/high_density/images/{run}.tsv"
-    threads: 1
+    wildcard_constraints:
+        run="|".join(HIGH_RUNS),
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=GPU,
-        gpu_model=GPU_MODEL,
-        mem_mb=by_scale(1500, 3000, 16000),
-        runtime=by_scale(5, 20, 600),
+        **needs((1500, 3000, 16000), (5, 20, 600), GPU),
     params:
-        run=ml_spec,
-        spec=HIGH_SIZES.images.model_dump_json(),
-        data_dir=CONFIG.data_dir,
-        code=sources_hash(f"{HIGH_MODULE}.images"),
+        **job(
+            "high_density",
+            "images",
+            lambda wildcards: ImagesJob(
+                name=wildcards.run,
+                run=ML_PLAN.runs[wildcards.run],
+                images=HIGH_SIZES.images,
+            ),
+        ),
     shell:
-        "python -m diffusion_density high-density images {wildcards.run} --run {params.run:q}"
-        " --spec {params.spec:q} --models {input.models} --data-dir {params.data_dir:q}"
-        " --gpus {resources.gpu} --grid {output.grid} --out {output.table}"
-        " --threads {threads} 2>&1 | tee {log}"
+        RUN_ON_IMAGES
 
 
 rule high_density_images_table:
     input:
-        expand("results/{{scale}}/high_density/tables/images/{run}.csv", run=HIGH_RUNS),
+        results("high_density", *(f"tables/images/{run}.csv" for run in HIGH_RUNS)),
     output:
         "results/{scale}/high_density/tables/images.csv",
     log:
         "logs/{scale}/high_density/images_table.log",
     benchmark:
         "logs/{scale}/high_density/images_table.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=500,
-        runtime=5,
+        **LITTLE,
     shell:
-        "python -m diffusion_density concat {input} --out {output} 2>&1 | tee {log}"
+        CONCAT
 
 
 rule high_density_findings:
     input:
-        rules.high_density_images_table.output,
+        images=rules.high_density_images_table.output[0],
     output:
-        report(
+        image_findings=report(
             "results/{scale}/high_density/tables/image_findings.csv",
-            caption="../report/high_density/image_findings.rst",
-            category=CATEGORIES["high_density"],
+            caption=str(caption("high_density", "image_findings")),
+            category=studies()["high_density"].category,
             labels={"figure": "table of findings on images"},
         ),
     log:
         "logs/{scale}/high_density/findings.log",
     benchmark:
         "logs/{scale}/high_density/findings.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=500,
-        runtime=5,
+        **LITTLE,
     params:
-        code=sources_hash(f"{HIGH_MODULE}.findings"),
+        **job("high_density", "findings"),
     shell:
-        "python -m diffusion_density high-density findings {input} --out {output} 2>&1 | tee {log}"
+        RUN
 
 
 localrules:

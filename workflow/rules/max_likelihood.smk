@@ -1,295 +1,307 @@
-import shlex
+import re
 
+from diffusion_density.data import catalogue
+from diffusion_density.studies.max_likelihood import runs as ml_jobs
+from diffusion_density.studies.max_likelihood.plan import Plan
 
-include: "max_likelihood_common.smk"
+ML = SCALE.max_likelihood
+ML_PLAN = Plan(ML, CONFIG.seeds, CONFIG.datasets, CONFIG.data_dir, CONFIG.devices)
+# What several runs are measured on, with the table that it writes.
+ML_SEVERAL = {"curves": "curves/{kind}", "variance": "variance", "trace": "trace"}
+FIGURE_FILES["max_likelihood"] = results("max_likelihood", *(f"samples/{run}.safetensors" for run in ML_PLAN.sampled))
+
+for slug, way in ML_PLAN.absent.items():
+    print(f"image set {slug} is absent and left out: {way}", file=sys.stderr)
+
+# The description of the image set of a run, and the networks that it goes on from.
+ML_DESCRIPTION = lambda wildcards: expand(
+    results("max_likelihood", ML_PLAN.description(wildcards.run)), scale=wildcards.scale
+)
+ML_ORIGIN = lambda wildcards: [
+    f"results/{wildcards.scale}/max_likelihood/models/{origin}.safetensors"
+    for origin in [ML_PLAN.runs[wildcards.run].origin]
+    if origin
+]
 
 
 wildcard_constraints:
-    run="|".join(map(re.escape, [*RUNS, *ML_RUNS])),
-    dataset="|".join(map(re.escape, ML_SETS)),
-    group="|".join(ML_GROUPS),
+    dataset="|".join(map(re.escape, ML_PLAN.sets)),
+    kind="|".join(ML_PLAN.parts["curves"]),
 
 
 rule max_likelihood:
     input:
-        expand(
-            "results/{scale}/max_likelihood/figures/{figure}.{kind}",
-            scale=CONFIG.scale,
-            figure=ML_FIGURES,
-            kind=["svg", "png"],
-        ),
-        expand(ml_table("{table}"), scale=CONFIG.scale, table=ML_TABLES),
+        targets("max_likelihood", "tables/datasets.csv"),
 
 
 rule max_likelihood_dataset:
     input:
-        lambda wildcards: catalogue.files(ML_SETS[wildcards.dataset], CONFIG.data_dir),
+        lambda wildcards: catalogue.files(ML_PLAN.sets[wildcards.dataset], CONFIG.data_dir),
     output:
-        "results/{scale}/max_likelihood/data/{dataset}.json",
+        description="results/{scale}/max_likelihood/data/{dataset}.json",
     log:
         "logs/{scale}/max_likelihood/dataset/{dataset}.log",
     benchmark:
         "logs/{scale}/max_likelihood/dataset/{dataset}.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=by_scale(1000, 2000, 8000),
-        runtime=by_scale(5, 10, 120),
+        **needs((1000, 2000, 8000), (5, 10, 120)),
     params:
-        name=lambda wildcards: ML_SETS[wildcards.dataset],
-        data_dir=CONFIG.data_dir,
-        code=sources_hash(f"{ML_MODULE}.dataset"),
+        **job(
+            "max_likelihood",
+            "dataset",
+            lambda wildcards: ml_jobs.DatasetJob(dataset=ML_PLAN.sets[wildcards.dataset]),
+        ),
     shell:
-        "python -m diffusion_density max-likelihood dataset {params.name:q}"
-        " --data-dir {params.data_dir:q} --out {output} 2>&1 | tee {log}"
+        RUN_ON_IMAGES
 
 
 rule max_likelihood_lossless:
     input:
         rules.max_likelihood_dataset.output,
     output:
-        "results/{scale}/max_likelihood/tables/coders/{dataset}.csv",
+        table="results/{scale}/max_likelihood/tables/coders/{dataset}.csv",
     log:
         "logs/{scale}/max_likelihood/lossless/{dataset}.log",
     benchmark:
         "logs/{scale}/max_likelihood/lossless/{dataset}.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=by_scale(1000, 2000, 8000),
-        runtime=by_scale(5, 10, 120),
+        **needs((1000, 2000, 8000), (5, 10, 120)),
     params:
-        name=lambda wildcards: ML_SETS[wildcards.dataset],
-        data_dir=CONFIG.data_dir,
-        images=ML.likelihood.images,
-        code=sources_hash(f"{ML_MODULE}.lossless"),
+        **job(
+            "max_likelihood",
+            "lossless",
+            lambda wildcards: ml_jobs.LosslessJob(dataset=ML_PLAN.sets[wildcards.dataset], count=ML.likelihood.images),
+        ),
     shell:
-        "python -m diffusion_density max-likelihood lossless {params.name:q}"
-        " --data-dir {params.data_dir:q} --images {params.images} --out {output} 2>&1 | tee {log}"
+        RUN_ON_IMAGES
 
 
 rule max_likelihood_datasets:
     input:
-        expand("results/{{scale}}/max_likelihood/data/{dataset}.json", dataset=ML_SETS),
+        **{f"set-{slug}": f"results/{{scale}}/max_likelihood/data/{slug}.json" for slug in ML_PLAN.sets},
     output:
-        report(
-            ml_table("datasets"),
-            caption="../report/max_likelihood/datasets.rst",
-            category=CATEGORIES["max_likelihood"],
+        datasets=report(
+            "results/{scale}/max_likelihood/tables/datasets.csv",
+            caption=str(caption("max_likelihood", "datasets")),
+            category=studies()["max_likelihood"].category,
             labels={"figure": "table of image sets, present and absent"},
         ),
     log:
         "logs/{scale}/max_likelihood/datasets.log",
     benchmark:
         "logs/{scale}/max_likelihood/datasets.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=1000,
-        runtime=5,
+        **LITTLE,
     params:
-        data_dir=CONFIG.data_dir,
-        absent=" ".join(f"--absent {shlex.quote(name)}" for name in ML_ABSENT),
-        code=sources_hash(f"{ML_MODULE}.dataset"),
+        **job("max_likelihood", "datasets", ml_jobs.DatasetsJob(absent=ML_PLAN.absent)),
     shell:
-        "python -m diffusion_density max-likelihood datasets {input} {params.absent}"
-        " --data-dir {params.data_dir:q} --out {output} 2>&1 | tee {log}"
+        RUN
 
 
 rule max_likelihood_train:
     input:
-        description=ml_description,
-        origin=ml_origin,
+        ML_DESCRIPTION,
+        origin=ML_ORIGIN,
     output:
-        "results/{scale}/max_likelihood/models/{run}.safetensors",
+        models="results/{scale}/max_likelihood/models/{run}.safetensors",
     log:
         "logs/{scale}/max_likelihood/train/{run}.log",
     benchmark:
         "logs/{scale}/max_likelihood/train/{run}.tsv"
-    priority: ml_priority
-    threads: ml_threads
+    wildcard_constraints:
+        run="|".join(map(re.escape, ML_PLAN.runs)),
+    priority: lambda wildcards, input, attempt: ML_PLAN.priority(wildcards.run)
+    conda:
+        ENVIRONMENT
+    threads: lambda wildcards: ML.main.threads if ML_PLAN.is_large(wildcards.run) else 1
     resources:
-        gpu=ml_gpus,
+        gpu=lambda wildcards: GPU * ML_PLAN.processes(wildcards.run),
         gpu_model=GPU_MODEL,
-        devices=ml_devices,
+        devices=lambda wildcards: ML_PLAN.processes(wildcards.run),
         mem_mb=by_scale(1500, 3000, 32000),
-        runtime=ml_runtime,
+        runtime=lambda wildcards: {"smoke": 5, "desk": 30}.get(CONFIG.scale) or ML_PLAN.minutes(wildcards.run),
     params:
-        spec=ml_spec,
-        origin=ml_origin_options,
-        data_dir=CONFIG.data_dir,
-        precision=CONFIG.precision,
+        **job(
+            "max_likelihood",
+            "train",
+            lambda wildcards: ML_PLAN.training(
+                wildcards.run,
+                CONFIG.precision,
+                {"smoke": 2, "desk": 100, "paper": 2000}[CONFIG.scale],
+            ),
+        ),
         work="results/{scale}/max_likelihood/checkpoints",
-        checkpoint_every={"smoke": 2, "desk": 100, "paper": 2000}[CONFIG.scale],
-        code=sources_hash(f"{ML_MODULE}.train"),
     shell:
-        "python -m diffusion_density max-likelihood train {wildcards.run} --spec {params.spec:q} {params.origin}"
-        " --data-dir {params.data_dir:q} --work {params.work} --checkpoint-every {params.checkpoint_every}"
-        " --precision {params.precision} --gpus {resources.gpu} --devices {resources.devices} --out {output}"
-        " --threads {threads} 2>&1 | tee {log}"
+        command(ON_IMAGES, "--work {params.work} --devices {resources.devices}")
 
 
-for what, (table, runs, sizes) in ML_EXAMINATIONS.items():
+for experiment, table in ML_SEVERAL.items():
+    sizes = lambda wildcards, experiment=experiment: ML_PLAN.several(experiment, wildcards.get("kind", "ablation"))
 
     rule:
         name:
-            f"max_likelihood_{what}"
+            f"max_likelihood_{experiment}"
         input:
-            models=ml_several_models(runs),
+            unpack(
+                lambda wildcards, sizes=sizes: {
+                    run: f"results/{wildcards.scale}/max_likelihood/models/{run}.safetensors"
+                    for run in sizes(wildcards).runs
+                }
+            ),
         output:
-            ml_table(table),
+            **{
+                studies()["max_likelihood"]
+                .experiments[experiment]
+                .outputs[0]: (f"results/{{scale}}/max_likelihood/tables/{table}.csv")
+            },
         log:
             f"logs/{{scale}}/max_likelihood/{table}.log",
         benchmark:
             f"logs/{{scale}}/max_likelihood/{table}.tsv"
-        threads: 1
+        conda:
+            ENVIRONMENT
         resources:
-            gpu=GPU,
-            gpu_model=GPU_MODEL,
-            mem_mb=by_scale(1500, 3000, 16000),
-            runtime=by_scale(5, 20, 600),
+            **needs((1500, 3000, 16000), (5, 20, 600), GPU),
         params:
-            what=what,
-            runs=ml_several_options(runs),
-            sizes=sizes.model_dump_json(),
-            data_dir=CONFIG.data_dir,
-            code=sources_hash(f"{ML_MODULE}.{what}"),
+            **job("max_likelihood", experiment, sizes),
         shell:
-            "python -m diffusion_density max-likelihood examine {params.what} {params.runs}"
-            " --sizes {params.sizes:q} --data-dir {params.data_dir:q}"
-            " --gpus {resources.gpu} --out {output} --threads {threads} 2>&1 | tee {log}"
+            RUN_ON_IMAGES
 
 
 rule max_likelihood_likelihood:
     input:
-        models=rules.max_likelihood_train.output[0],
-        description=ml_description,
+        ML_DESCRIPTION,
+        models=rules.max_likelihood_train.output.models,
     output:
-        "results/{scale}/max_likelihood/tables/likelihood/{run}.csv",
+        table="results/{scale}/max_likelihood/tables/likelihood/{run}.csv",
     log:
         "logs/{scale}/max_likelihood/likelihood/{run}.log",
     benchmark:
         "logs/{scale}/max_likelihood/likelihood/{run}.tsv"
-    priority: ml_priority
-    threads: 1
+    wildcard_constraints:
+        run="|".join(map(re.escape, ML_PLAN.evaluations)),
+    priority: lambda wildcards, input, attempt: ML_PLAN.priority(wildcards.run)
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=GPU,
-        gpu_model=GPU_MODEL,
-        mem_mb=by_scale(1500, 3000, 32000),
-        runtime=by_scale(5, 30, 2000),
+        **needs((1500, 3000, 32000), (5, 30, 2000), GPU),
     params:
-        spec=ml_spec,
-        evaluation=lambda wildcards: ML_EVALUATIONS[wildcards.run].model_dump_json(),
-        data_dir=CONFIG.data_dir,
+        **job(
+            "max_likelihood",
+            "likelihood",
+            lambda wildcards: ml_jobs.LikelihoodJob(
+                name=wildcards.run,
+                run=ML_PLAN.runs[wildcards.run],
+                evaluation=ML_PLAN.evaluations[wildcards.run],
+            ),
+        ),
         work="results/{scale}/max_likelihood/shards",
-        code=sources_hash(f"{ML_MODULE}.likelihood"),
     shell:
-        "python -m diffusion_density max-likelihood likelihood {wildcards.run} --spec {params.spec:q}"
-        " --evaluation {params.evaluation:q} --models {input.models} --data-dir {params.data_dir:q}"
-        " --work {params.work} --gpus {resources.gpu} --out {output} --threads {threads} 2>&1 | tee {log}"
+        command(ON_IMAGES, "--work {params.work}")
 
 
 rule max_likelihood_samples:
     input:
-        models=rules.max_likelihood_train.output[0],
-        description=ml_description,
+        ML_DESCRIPTION,
+        models=rules.max_likelihood_train.output.models,
     output:
-        grid="results/{scale}/max_likelihood/samples/{run}.safetensors",
+        samples="results/{scale}/max_likelihood/samples/{run}.safetensors",
         table="results/{scale}/max_likelihood/tables/samples/{run}.csv",
     log:
         "logs/{scale}/max_likelihood/samples/{run}.log",
     benchmark:
         "logs/{scale}/max_likelihood/samples/{run}.tsv"
-    threads: 1
+    wildcard_constraints:
+        run="|".join(map(re.escape, ML_PLAN.sampled)),
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=GPU,
-        gpu_model=GPU_MODEL,
-        mem_mb=by_scale(1500, 3000, 16000),
-        runtime=by_scale(5, 20, 600),
+        **needs((1500, 3000, 16000), (5, 20, 600), GPU),
     params:
-        spec=ml_spec,
-        samples=ML.samples.model_dump_json(),
-        data_dir=CONFIG.data_dir,
-        code=sources_hash(f"{ML_MODULE}.samples"),
+        **job(
+            "max_likelihood",
+            "samples",
+            lambda wildcards: ml_jobs.SamplesJob(
+                name=wildcards.run, run=ML_PLAN.runs[wildcards.run], samples=ML.samples
+            ),
+        ),
     shell:
-        "python -m diffusion_density max-likelihood samples {wildcards.run} --spec {params.spec:q}"
-        " --samples {params.samples:q} --models {input.models} --data-dir {params.data_dir:q}"
-        " --grid {output.grid} --gpus {resources.gpu} --out {output.table} --threads {threads} 2>&1 | tee {log}"
+        RUN_ON_IMAGES
 
 
 rule max_likelihood_gaps:
     output:
-        ml_table("gaps"),
+        gaps="results/{scale}/max_likelihood/tables/gaps.csv",
     log:
         "logs/{scale}/max_likelihood/gaps.log",
     benchmark:
         "logs/{scale}/max_likelihood/gaps.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=1000,
-        runtime=5,
+        **LITTLE | {"mem_mb": 1000},
     params:
-        code=sources_hash(f"{ML_MODULE}.gaps"),
+        **job("max_likelihood", "gaps"),
     shell:
-        "python -m diffusion_density max-likelihood gaps --out {output} 2>&1 | tee {log}"
+        RUN
 
 
-for table, parts in ML_PARTS.items():
+for table, parts in ML_PLAN.parts.items():
 
     rule:
         name:
             f"max_likelihood_table_{table}"
         input:
-            expand(
-                "results/{{scale}}/max_likelihood/tables/{table}/{part}.csv",
-                table=table,
-                part=parts,
-            ),
+            results("max_likelihood", *(f"tables/{table}/{part}.csv" for part in parts)),
         output:
-            ml_table(table),
+            f"results/{{scale}}/max_likelihood/tables/{table}.csv",
         log:
             f"logs/{{scale}}/max_likelihood/table/{table}.log",
         benchmark:
             f"logs/{{scale}}/max_likelihood/table/{table}.tsv"
-        threads: 1
+        conda:
+            ENVIRONMENT
         resources:
-            gpu=0,
-            mem_mb=500,
-            runtime=5,
+            **LITTLE,
         shell:
-            "python -m diffusion_density concat {input} --out {output} 2>&1 | tee {log}"
+            CONCAT
 
 
 rule max_likelihood_findings:
     input:
-        expand(
-            ml_table("{table}"),
-            table=["curves", "likelihood", "variance", "coders"],
-            allow_missing=True,
-        ),
+        **{
+            table: f"results/{{scale}}/max_likelihood/tables/{table}.csv"
+            for table in studies()["max_likelihood"].experiments["findings"].inputs
+        },
     output:
-        report(
-            ml_table("findings"),
-            caption="../report/max_likelihood/findings.rst",
-            category=CATEGORIES["max_likelihood"],
+        findings=report(
+            "results/{scale}/max_likelihood/tables/findings.csv",
+            caption=str(caption("max_likelihood", "findings")),
+            category=studies()["max_likelihood"].category,
             labels={"figure": "table of findings"},
         ),
     log:
         "logs/{scale}/max_likelihood/findings.log",
     benchmark:
         "logs/{scale}/max_likelihood/findings.tsv"
-    threads: 1
+    conda:
+        ENVIRONMENT
     resources:
-        gpu=0,
-        mem_mb=1000,
-        runtime=5,
+        **LITTLE | {"mem_mb": 1000},
     params:
-        tables=lambda wildcards, input: Path(input[0]).parent,
-        code=sources_hash(f"{ML_MODULE}.findings"),
+        **job(
+            "max_likelihood",
+            "findings",
+            ml_jobs.FindingsJob(kinds={name: run.kind for name, run in ML_PLAN.runs.items()}),
+        ),
     shell:
-        "python -m diffusion_density max-likelihood findings"
-        " --tables {params.tables} --out {output} 2>&1 | tee {log}"
+        RUN
 
 
 localrules:

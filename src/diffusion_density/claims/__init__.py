@@ -1,1 +1,1 @@
-"""What the papers claim, as data: definitions, measurements on tables, verdicts, a page, and runs compared."""
+"""The claims of the papers as data: definitions, measurements, verdicts, a page, and the comparison of two runs."""

@@ -1,16 +1,15 @@
-"""What a claim is: the file ``workflow/claims.yaml``, typed.
+"""What a claim is: the types of the file ``workflow/claims.yaml``.
 
-A claim is measured on one table of a run by a *measure* and judged by a *test*. A measure picks rows by a pandas query,
-evaluates an expression of columns in them, averages the rows of each *unit*, and puts the units together:
+A claim is measured on a table of a run and judged by a test. A *measure* picks rows by a query of pandas, evaluates an
+expression of columns in each of them, takes the mean over the rows of each *unit*, and combines the units:
 
-* ``mean`` of the units; ``difference`` and ``ratio`` (geometric mean) of paired units of two sets of rows;
-* ``slope`` of log value against log x, one of every unit;
-* ``share`` of the units in whose rows an expression is true throughout;
-* ``rank_correlation`` of two expressions over the rows;
-* ``stated``: one row that brings its own interval or standard error, or the difference of two such rows;
-* ``largest``, ``smallest`` and ``average`` of numbers computed without random draws: the interval is the value itself.
+* ``mean`` of the units; ``difference`` or ``ratio`` (geometric mean) of the units of two sets of rows, in pairs;
+* ``slope`` of log value against log x in each unit, and the mean of the slopes;
+* ``share`` of the units in which an expression is true in every row;
+* ``stated``: one row that has its own interval or standard error, or the difference of two such rows;
+* ``largest``, ``smallest`` and ``average`` of numbers without random error: the interval is the value itself.
 
-Units are what an interval is over (mixtures, seeds, images). A test is an interval of accepted values.
+The units (mixtures, seeds, images) are what an interval is over. A *test* is an interval of accepted values.
 """
 
 import math
@@ -19,41 +18,53 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from diffusion_density.machine.errors import InputError
 from diffusion_density.machine.validation import checked, read_yaml
+from diffusion_density.studies.declaration import studies
 from diffusion_density.studies.fields import Strict
 
-Paper = Literal["A", "B", "C", "D"]
+
+def _declared(letter: str) -> str:
+    letters = sorted(study.letter for study in studies().values())
+    if letter not in letters:
+        raise ValueError(f"must be the letter of a study: {', '.join(letters)}")
+    return letter
+
+
+Paper = Annotated[str, AfterValidator(_declared)]
 ScaleName = Literal["smoke", "desk", "paper"]
 Verdict = Literal["replicated", "not replicated", "inconclusive", "not tested at this scale"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
-Expression = Annotated[str, Field(min_length=1, description="of columns, as pandas.DataFrame.eval reads it")]
-Query = Annotated[str, Field(min_length=1, description="of rows, as pandas.DataFrame.query reads it")]
-Table = Annotated[str, Field(pattern=r"^\w+/[\w/-]+$", description="study/table, below results/<scale>")]
-ID = Annotated[str, Field(pattern=r"^[A-D]\d+$")]
+UNTESTED: Verdict = VERDICTS[-1]
+Text = Annotated[str, Field(min_length=1)]
+Expression = Text
+"""Of columns, as `pandas.DataFrame.eval` reads it."""
+Query = Text
+"""Of rows, as `pandas.DataFrame.query` reads it."""
+Table = Annotated[str, Field(pattern=r"^\w+/[\w/-]+$")]
+"""A table below ``results/<scale>``, as study/table."""
+ID = Annotated[str, Field(pattern=r"^[A-Z]\d+$")]
 
 
-class Cells(Strict):
-    """Numbers in a table: by default that of the measure, and all its rows that the measure picks."""
+class Values(Strict):
+    """An expression in rows of a table. Without a table or rows it is evaluated in those of the measure around it."""
 
     table: Table | None = None
     rows: Query | None = None
-    of: Expression
+    value: Expression
 
 
-class Measured(Strict):
-    """What all measures have."""
+class Measured(Values):
+    """What every measure has; ``over`` says in words what its interval is over."""
 
     table: Table
-    rows: Query | None = None
-    of: Expression
-    over: str = Field(min_length=1, description="what the interval is over")
+    over: Text
 
 
 class ByUnit(Measured):
-    """A measure whose interval is over units; rows of one unit are averaged first."""
+    """A measure with an interval over units: the columns that tell them apart."""
 
     unit: tuple[str, ...] = Field(min_length=1)
 
@@ -65,40 +76,33 @@ class Mean(ByUnit):
 
 
 class Paired(ByUnit):
-    """A comparison with other rows of the same units, or with another expression of the same rows."""
+    """A comparison with other rows of the same units, or with another expression in the same rows."""
 
     take: Literal["difference", "ratio"]
-    against: Cells
+    against: Values
 
 
 class Share(ByUnit):
-    """The share of units in all of whose rows ``of`` is true."""
+    """The share of the units in which ``value`` is true in every row."""
 
     take: Literal["share"]
 
 
 class Slope(ByUnit):
-    """The exponent k of value ∝ xᵏ, by least squares in logarithms, one of every unit.
+    """The exponent k of value ∝ xᵏ in each unit, by least squares of the logarithms; ``x`` is a column.
 
-    With ``against`` the value is the ratio to the other rows of the same unit and x.
+    With ``against``, the value is the ratio to the other rows of the same unit and x.
     """
 
     take: Literal["slope"]
-    x: str = Field(min_length=1, description="a column")
-    against: Cells | None = None
-
-
-class RankCorrelation(Measured):
-    """Spearman's ρ of ``of`` and ``against`` over the rows."""
-
-    take: Literal["rank_correlation"]
-    against: Expression
+    x: Text
+    against: Values | None = None
 
 
 class Stated(Measured):
-    """One row that brings its interval: ``low`` and ``high``, or ``stderr``.
+    """One row with its own interval, ``low`` and ``high``, or with its standard error ``stderr``.
 
-    With ``minus`` the number of another row, with independent errors, is subtracted.
+    With ``minus``, the number of another row is subtracted, whose error is independent.
     """
 
     take: Literal["stated"]
@@ -117,23 +121,17 @@ class Stated(Measured):
 
 
 class Exact(Measured):
-    """An extreme or the average of numbers without sampling error; ``over`` says why there is none.
-
-    With ``minus`` the same of other rows is subtracted.
-    """
+    """Numbers without random error, combined; ``over`` says why they have none. ``minus``: less that of other rows."""
 
     take: Literal["largest", "smallest", "average"]
     minus: Query | None = None
 
 
-Measure = Annotated[
-    Mean | Paired | Share | Slope | RankCorrelation | Stated | Exact,
-    Field(discriminator="take"),
-]
+Measure = Annotated[Mean | Paired | Share | Slope | Stated | Exact, Field(discriminator="take")]
 
 
 class Test(Strict):
-    """Accepted values: ``above``, ``below``, ``within`` (borders included), or ``equal_to`` with a ``tolerance``."""
+    """Accepted values: ``above``, ``below``, ``within`` (ends included), or ``equal_to`` with a ``tolerance``."""
 
     __test__ = False  # no test of pytest's
 
@@ -159,10 +157,17 @@ class Test(Strict):
             return self.within
         if self.equal_to is not None and self.tolerance is not None:
             return self.equal_to - self.tolerance, self.equal_to + self.tolerance
-        return (
-            -math.inf if self.above is None else self.above,
-            math.inf if self.below is None else self.below,
-        )
+        return -math.inf if self.above is None else self.above, math.inf if self.below is None else self.below
+
+    def judge(self, low: float, high: float) -> Verdict:
+        """The verdict on an interval."""
+        least, most = self.accepted
+        open_below, open_above = self.above is not None, self.below is not None
+        if (least < low if open_below else least <= low) and (high < most if open_above else high <= most):
+            return "replicated"
+        if (high <= least if open_below else high < least) or (most <= low if open_above else most < low):
+            return "not replicated"
+        return "inconclusive"
 
     def __str__(self) -> str:
         low, high = self.accepted
@@ -181,24 +186,34 @@ class Published(Strict):
 
 
 class Claim(Strict):
-    """One statement of a paper and how a run judges it."""
+    """One statement of a paper, and how a run judges it.
+
+    Attributes:
+        source: where the paper says so.
+        published: only a number that was verified.
+        measure: none where this repository has no measurement of it; nor has it ``unit``, ``test``, … then.
+        unit: of the measured number.
+        scales: at which a run is large enough to judge it.
+        needs: what would test it at the other scales.
+        needs_data: what would test it where its rows are missing from the table.
+        figure: that shows it, as study/figure.
+        code: the module that computes it, below ``src/diffusion_density``.
+    """
 
     id: ID
     paper: Paper
     kind: Literal["key result", "mechanism", "experiment", "open question", "next check"]
     statement: str
-    source: str = Field(description="where the paper says so")
-    published: Published | None = Field(default=None, description="only a number that was verified")
-    measure: Measure | None = Field(default=None, description="none where this repository has no measurement of it")
-    unit: str | None = Field(default=None, description="of the measured number")
+    source: str
+    published: Published | None = None
+    measure: Measure | None = None
+    unit: str | None = None
     test: Test | None = None
-    scales: tuple[ScaleName, ...] = Field(description="at which a run is large enough to judge it")
-    otherwise: str = Field(min_length=1, description="what would test it where it can't be judged")
-    absent: str | None = Field(default=None, description="why the rows may be missing, and what brings them")
-    figure: str | None = Field(default=None, pattern=r"^\w+/\w+$", description="study/figure that shows it")
-    code: str | None = Field(
-        default=None, pattern=r"^[\w/]+\.py$", description="the module that computes it, below src/diffusion_density"
-    )
+    scales: tuple[ScaleName, ...]
+    needs: Text | None = None
+    needs_data: Text | None = None
+    figure: str | None = Field(default=None, pattern=r"^\w+/\w+$")
+    code: str | None = Field(default=None, pattern=r"^[\w/]+\.py$")
 
     @field_validator("scales")
     @classmethod
@@ -214,19 +229,19 @@ class Claim(Strict):
         parts = (self.measure, self.unit, self.test, self.figure, self.code)
         if None in parts and (any(part is not None for part in parts) or self.scales):
             raise ValueError("needs measure, unit, test, figure and code, or none of them and no scales")
+        if self.needs is None and len(self.scales) < len(get_args(ScaleName)):
+            raise ValueError("must say what it needs at the scales that can't judge it")
         return self
 
     @property
     def tables(self) -> set[str]:
         """The tables that it is measured on, as study/table."""
-        if self.measure is None:
-            return set()
         against = getattr(self.measure, "against", None)
-        return {self.measure.table, *([against.table] if isinstance(against, Cells) and against.table else [])}
+        return {values.table for values in (self.measure, against) if values is not None and values.table}
 
 
 class Sentence(Strict):
-    """A sentence of a paper's reading, which is printed where the verdicts are as it needs them.
+    """A sentence of a paper's summary, which is printed where all verdicts are as ``when`` says.
 
     ``{A3}`` in the text becomes the measured number of that claim with its interval.
     """
@@ -236,31 +251,26 @@ class Sentence(Strict):
 
     @model_validator(mode="after")
     def _numbers_exist(self) -> "Sentence":
-        for name in placeholders(self.text):
-            if self.when.get(name, "not tested at this scale") == "not tested at this scale":
+        for _, name, _, _ in Formatter().parse(self.text):
+            if name and self.when.get(name, UNTESTED) == UNTESTED:
                 raise ValueError(f"shows the number of {name}, so it must say which verdict of {name} it needs")
         return self
-
-
-def placeholders(text: str) -> list[str]:
-    """The claims whose numbers a sentence shows."""
-    return [name for _, name, _, _ in Formatter().parse(text) if name]
 
 
 class Claims(Strict):
     """The file ``workflow/claims.yaml``."""
 
     claims: tuple[Claim, ...] = Field(min_length=1)
-    readings: dict[Paper, tuple[Sentence, ...]]
+    summaries: dict[Paper, tuple[Sentence, ...]]
 
     @model_validator(mode="after")
     def _consistent(self) -> "Claims":
         ids = [claim.id for claim in self.claims]
         if twice := sorted({name for name in ids if ids.count(name) > 1}):
             raise ValueError(f"{', '.join(twice)} is there twice")
-        named = {name for sentences in self.readings.values() for sentence in sentences for name in sentence.when}
+        named = {name for sentences in self.summaries.values() for sentence in sentences for name in sentence.when}
         if unknown := sorted(named - set(ids)):
-            raise ValueError(f"readings name {', '.join(unknown)}, which is no claim")
+            raise ValueError(f"summaries name {', '.join(unknown)}, which is no claim")
         return self
 
     @property
@@ -273,17 +283,17 @@ class Claims(Strict):
         """The figures that are linked, as study/figure."""
         return sorted({claim.figure for claim in self.claims if claim.figure})
 
-    def of_names(self, names: Sequence[str]) -> "Claims":
-        """Only these claims, without readings.
+    def named(self, names: Sequence[str]) -> "Claims":
+        """Only these claims, without summaries.
 
         Raises:
             InputError: for a name that no claim has.
         """
         if unknown := sorted(set(names) - {claim.id for claim in self.claims}):
             raise InputError(f"no claim is named {', '.join(unknown)}")
-        return Claims(claims=tuple(claim for claim in self.claims if claim.id in names), readings={})
+        return Claims(claims=tuple(claim for claim in self.claims if claim.id in names), summaries={})
 
-    def of(self, paper: Paper) -> Sequence[Claim]:
+    def by(self, paper: Paper) -> Sequence[Claim]:
         """The claims of one paper, in the order of the file."""
         return [claim for claim in self.claims if claim.paper == paper]
 

@@ -1,4 +1,4 @@
-"""The verbs of the claims, for the workflow's rules and for people, who need ``compare`` and ``collect``."""
+"""The commands on claims: what the workflow's rules call, and ``compare`` and ``collect`` for people."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,30 +8,33 @@ import typer
 from diffusion_density.claims.definition import ScaleName, read_claims
 from diffusion_density.machine.artifacts import settings_hash
 from diffusion_density.machine.provenance import recording
-from diffusion_density.studies.job import Out
 
 verbs = typer.Typer(
-    help="The papers' claims: what its workflow rules call, and the table of a README.", no_args_is_help=True
+    help="Judge the claims of the papers from the tables of a run, and show the verdicts.", no_args_is_help=True
 )
 CLAIMS_FILE = Path("workflow/claims.yaml")
+REFERENCE = Path("results/reference")
 File = Annotated[Path, typer.Option("--claims", help="The claims and how they are judged.")]
+Run = Annotated[Path, typer.Argument(help="The folder results/<scale> of a run.")]
 Results = Annotated[Path, typer.Option(help="The folder results/<scale> of a run.")]
+Out = Annotated[Path, typer.Option(help="The file to write.")]
+Verdicts = Annotated[Path, typer.Argument(help="The table of verdicts, which `judge` wrote.")]
 
 
 @verbs.command()
 def judge(
     results: Results,
-    scale: Annotated[ScaleName, typer.Option()],
+    scale: Annotated[ScaleName, typer.Option(help="The scale of the run.")],
     out: Out,
     claims: File = CLAIMS_FILE,
-    only: Annotated[list[str] | None, typer.Option(help="A claim; may be repeated. All, if not given.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Judge this claim only; may be repeated.")] = None,
 ) -> None:
     """Judge the claims from the tables of a run."""
     from diffusion_density.claims import verdicts
 
     found = read_claims(claims)
     if only:
-        found = found.of_names(only)
+        found = found.named(only)
     settings = {"claims_sha256": settings_hash(found.model_dump(mode="json")), "scale": scale}
     with recording([out], settings=settings):
         verdicts.judge(found, results, scale, out)
@@ -39,38 +42,35 @@ def judge(
 
 @verbs.command()
 def page(
-    table: Annotated[Path, typer.Argument(help="The verdicts that `judge` wrote.")],
+    table: Verdicts,
     results: Results,
     out: Out,
-    brief: Annotated[Path, typer.Option(help="The page without figures and links, for Snakemake's report.")],
+    brief: Annotated[Path, typer.Option(help="The same page without figures and links, for Snakemake's report.")],
     claims: File = CLAIMS_FILE,
-    report: Annotated[Path, typer.Option(help="Folder of the template and the captions.")] = Path("workflow/report"),
+    report: Annotated[Path, typer.Option(help="The folder of the template.")] = Path("workflow/report"),
 ) -> None:
-    """Write the claims page, with figures and readings."""
+    """Write the claims page, with figures and summaries."""
     from diffusion_density.claims import page as pages
 
-    found = read_claims(claims)
+    judged = pages.read(read_claims(claims), table)
     with recording([out, brief], settings={"table": str(table)}):
-        pages.write(found, table, results, report, out)
-        pages.write(found, table, results, report, brief, brief=True)
+        pages.write(judged, results, report, out)
+        pages.write(judged, results, report, brief, figures=False)
 
 
 @verbs.command()
-def table(
-    verdicts: Annotated[Path, typer.Argument(help="The verdicts that `judge` wrote.")], claims: File = CLAIMS_FILE
-) -> None:
-    """Print the verdicts as Markdown: counts of each paper, and what did not replicate."""
+def table(verdicts: Verdicts, claims: File = CLAIMS_FILE) -> None:
+    """Print the verdicts as Markdown: counts for each paper, and the claims that were not replicated."""
     from diffusion_density.claims import page as pages
 
-    found = read_claims(claims)
-    typer.echo(pages.markdown(found, pages.read(found, verdicts)), nl=False)
+    typer.echo(pages.markdown(pages.read(read_claims(claims), verdicts)), nl=False)
 
 
 def compare(
-    run: Annotated[Path, typer.Argument(help="The folder results/<scale> of a new run.")],
-    reference: Annotated[Path, typer.Argument(help="What to hold it against.")] = Path("results/reference"),
+    run: Run,
+    reference: Annotated[Path, typer.Argument(help="The run to compare it with.")] = REFERENCE,
 ) -> None:
-    """Say what moved beyond its error between two runs; exit with 1 if something did."""
+    """List every number of a run that differs from a reference by more than its error; exit with 1 if there is one."""
     from diffusion_density.claims import comparison
 
     found = comparison.compare(run, reference)
@@ -79,10 +79,10 @@ def compare(
 
 
 def collect(
-    run: Annotated[Path, typer.Argument(help="The folder results/<scale> of a run.")],
-    out: Annotated[Path, typer.Option(help="The folder to make anew.")] = Path("results/reference"),
+    run: Run,
+    out: Annotated[Path, typer.Option(help="The folder to write; a reference that is there is replaced.")] = REFERENCE,
 ) -> None:
-    """Collect tables, figures, claims and provenance of a run, small enough for git."""
+    """Copy tables, figures, verdicts and provenance of a run, in a size that fits into git."""
     from diffusion_density.claims import reference
 
     size = reference.collect(run, out)

@@ -1,30 +1,31 @@
-"""Verdicts: no person sets one.
+"""Verdicts, all by rule.
 
-``replicated`` if the whole 95 % interval is accepted by the claim's test, ``not replicated`` if none of it is,
-``inconclusive`` if some of it is, or if there are too few units for an interval. ``not tested at this scale`` where the
-scale is too small, or where the run has no such rows: of an image set that is absent, or of a size that was changed.
+``replicated`` if the claim's test accepts the whole 95 % interval, ``not replicated`` if it accepts none of it, and
+``inconclusive`` if it accepts a part, or if there are too few units for an interval. ``not tested at this scale`` where
+the scale is too small, or where the run has no such rows, because an image set is absent or a size was changed.
 ``reason`` says how each verdict came about.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from diffusion_density.claims.definition import Claim, Claims, Measure, ScaleName, Test, Verdict
-from diffusion_density.claims.metrics import NoRows, Tables, measure
+from diffusion_density.claims.definition import UNTESTED, Claim, Claims, Measure, ScaleName, Verdict
+from diffusion_density.claims.measurement import NoRows, Tables, measured
 from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError
+from diffusion_density.studies.shared.columns import declare
 from diffusion_density.studies.shared.intervals import Interval
 
 COLUMNS = ["id", "paper", "kind", "statement", "published", "measured", "ci_low", "ci_high", "unit", "verdict", "scale"]
 COLUMNS += ["evidence", "quantity", "reason"]
-UNTESTED: Verdict = "not tested at this scale"
-Row = Mapping[str, str | float | None]
+COMPARED = declare(settings="id", errors={"measured": "ci_low ci_high"})
+"""What `compare` reads of two tables of verdicts."""
+Row = dict[str, str | float | None]
 
 
 def judge(claims: Claims, results: Path, scale: ScaleName, out: Path) -> None:
-    """Write one row a claim.
+    """Write one row for each claim.
 
     Args:
         claims: what to judge.
@@ -52,7 +53,8 @@ def row(claim: Claim, tables: Tables, scale: ScaleName) -> Row:
     Raises:
         InputError: if the table lacks what the claim reads in it.
     """
-    found, verdict, reason = _judged(claim, tables) if scale in claim.scales else (None, UNTESTED, claim.otherwise)
+    untested = None, UNTESTED, f"needs {claim.needs}"
+    found, verdict, reason = _judged(claim, tables) if scale in claim.scales else untested
     return {
         "id": claim.id,
         "paper": claim.paper,
@@ -66,7 +68,7 @@ def row(claim: Claim, tables: Tables, scale: ScaleName) -> Row:
         "verdict": verdict,
         "scale": scale,
         "evidence": evidence(claim.measure.table) if claim.measure else None,
-        "quantity": claim.measure.of if claim.measure else None,
+        "quantity": claim.measure.value if claim.measure else None,
         "reason": reason,
     }
 
@@ -75,31 +77,20 @@ def _judged(claim: Claim, tables: Tables) -> tuple[Interval | None, Verdict, str
     assert claim.measure is not None
     assert claim.test is not None
     try:
-        found = measure(claim.measure, tables)
+        found = measured(claim.measure, tables)
     except NoRows as error:
-        return None, UNTESTED, claim.absent or f"this run has other sizes: {error}"
+        return None, UNTESTED, f"needs {claim.needs_data}" if claim.needs_data else f"this run has other sizes: {error}"
     except InputError as error:
         raise InputError(f"claim {claim.id}: {error}") from None
     if found.low is None or found.high is None:
         return found, "inconclusive", f"too few numbers ({found.n}) for an interval over {claim.measure.over}"
-    verdict = verdict_of(claim.test, found.low, found.high)
-    return found, verdict, f"{_how(claim.measure, found.n)}; replicated if {claim.test}"
+    how = f"{_how(claim.measure, found.n)}; replicated if {claim.test}"
+    return found, claim.test.judge(found.low, found.high), how
 
 
-def _how(metric: Measure, n: int) -> str:
+def _how(measure: Measure, n: int) -> str:
     """What the interval is over."""
-    if metric.take in ("largest", "smallest", "average"):
-        return f"{metric.take} of {n}, without sampling error: {metric.over}"
-    number = "" if metric.take == "stated" else f"{n} "
-    return f"95 % interval over {number}{metric.over}"
-
-
-def verdict_of(test: Test, low: float, high: float) -> Verdict:
-    """The verdict for an interval."""
-    least, most = test.accepted
-    open_below, open_above = test.above is not None, test.below is not None
-    if (least < low if open_below else least <= low) and (high < most if open_above else high <= most):
-        return "replicated"
-    if (high <= least if open_below else high < least) or (most <= low if open_above else most < low):
-        return "not replicated"
-    return "inconclusive"
+    if measure.take in ("largest", "smallest", "average"):
+        return f"{measure.take} of {n}, without random error ({measure.over})"
+    number = "" if measure.take == "stated" else f"{n} "
+    return f"95 % interval over {number}{measure.over}"

@@ -1,8 +1,7 @@
 """The command line: ``diffusion-density VERB``, or ``python -m diffusion_density VERB``.
 
-The verbs of a study, which its workflow rules call, are in ``studies/<study>/verbs.py``. Heavy packages are imported
-inside the verbs, so that a wrong argument is told at once. What a person can mend is one line on stderr, ``error: …``,
-with exit status 2.
+Heavy packages are imported inside the commands, so that a wrong argument is reported at once. An error that a person
+can correct is one line on stderr, ``error: …``, with exit status 2.
 """
 
 import fcntl
@@ -11,26 +10,22 @@ import signal
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 
 from diffusion_density.claims.verbs import collect, compare
 from diffusion_density.claims.verbs import verbs as claims
-from diffusion_density.commands import config
-from diffusion_density.data.archives import UnavailableError, obtain
+from diffusion_density.commands import config, points
+from diffusion_density.commands.score.command import estimators, score
 from diffusion_density.data.catalogue import ARCHIVES, check_name, slug
 from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.machine.provenance import recording
 from diffusion_density.machine.validation import explain, read_yaml
-from diffusion_density.studies.comparison.verbs import verbs as comparison
-from diffusion_density.studies.density_estimators.verbs import verbs as density_estimators
-from diffusion_density.studies.density_formula.verbs import verbs as density_formula
-from diffusion_density.studies.high_density.verbs import verbs as high_density
-from diffusion_density.studies.job import Threads
-from diffusion_density.studies.max_likelihood.verbs import verbs as max_likelihood
+from diffusion_density.studies.declaration import study_of
+from diffusion_density.studies.job import job
 
 app = typer.Typer(
     help="Log densities of diffusion models.",
@@ -38,14 +33,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(points.train)
+app.command()(points.sample)
+app.command()(job)
 app.command()(compare)
 app.command()(collect)
+app.command()(score)
+app.command()(estimators)
 app.add_typer(claims, name="claims")
-app.add_typer(comparison, name="comparison")
-app.add_typer(density_estimators, name="density-estimators")
-app.add_typer(density_formula, name="density-formula")
-app.add_typer(high_density, name="high-density")
-app.add_typer(max_likelihood, name="max-likelihood")
 
 
 def main() -> None:
@@ -60,147 +55,23 @@ def main() -> None:
 
 
 @app.command()
-def score(
-    data: Annotated[
-        str, typer.Argument(help="CSV of points with a header, one a row; or npz:PATH of images; or an image set.")
-    ],
-    out: Annotated[Path, typer.Option(help="The CSV to write.")],
-    model: Annotated[
-        str | None, typer.Option(help="What `train` wrote; a run of max_likelihood; diffusers:FOLDER, or the folder.")
-    ] = None,
-    mixture: Annotated[Path | None, typer.Option(help="JSON of a mixture: weights, means, covariances.")] = None,
-    estimator: Annotated[
-        list[str] | None,
-        typer.Option(help="flow, flow_hutchinson, path_integral, reduced, formula, chain, bound (images), or all."),
-    ] = None,
-    figure: Annotated[Path | None, typer.Option(help="A figure to draw (.svg); a .png goes beside it.")] = None,
-    tolerance: Annotated[
-        float | None, typer.Option(help="Of the flow, relative and absolute; 1e-6, of images 1e-4 a dimension.")
-    ] = None,
-    throws: Annotated[
-        int | None, typer.Option(min=1, help="Network evaluations of the others; 8192 a point, 512 an image.")
-    ] = None,
-    probes: Annotated[
-        int | None, typer.Option(min=1, help="Random probes of flow_hutchinson; 16 a point, 1 a version of an image.")
-    ] = None,
-    draws: Annotated[int, typer.Option(min=1, help="Dequantized versions of an image; an error needs two.")] = 4,
-    dequantization: Annotated[
-        Literal["truncated_normal", "uniform", "variational"], typer.Option(help="The law of the versions.")
-    ] = "truncated_normal",
-    key: Annotated[str | None, typer.Option(help="The array of an npz; test, or the only one.")] = None,
-    number: Annotated[int | None, typer.Option(min=1, help="Score the first so many; all by default.")] = None,
-    network_seed: Annotated[int | None, typer.Option(help="Of a run: which network; the first by default.")] = None,
-    step: Annotated[int | None, typer.Option(help="Of a run: which snapshot; the last by default.")] = None,
-    data_dir: Annotated[Path, typer.Option(help="Where archives of image sets are.")] = Path("data"),
-    device: Annotated[str, typer.Option(help="cpu or cuda, for images.")] = "cpu",
-    seed: int = 0,
-    threads: Threads = 1,
-) -> None:
-    """Write log p of points, or bits/dim of images, with errors and intervals and what each number promises."""
-    from diffusion_density.commands.score import verb
-    from diffusion_density.machine.runtime import configure
-
-    configure(threads)
-    settings = {
-        "tolerance": tolerance,
-        "throws": throws,
-        "probes": probes,
-        "draws": draws,
-        "dequantization": dequantization,
-        "seed": seed,
-    }
-    given = {name: value for name, value in settings.items() if value is not None}
-    scored = verb.score(
-        data,
-        model=model,
-        mixture=mixture,
-        estimators=estimator or [],
-        settings=given,
-        key=key,
-        number=number,
-        network_seed=network_seed,
-        step=step,
-        data_dir=data_dir,
-        device=device,
-    )
-    outputs = [out, *([figure, figure.with_suffix(".png")] if figure else [])]
-    with recording(outputs, settings=scored.settings, seeds=[seed]):
-        artifacts.write_csv(out, scored.table)
-        if figure:
-            from diffusion_density.commands.score import figure as scores
-            from diffusion_density.studies.shared import style
-
-            style.save(scores.scores(scored.table), figure)
-    for line in scored.lines():
-        typer.echo(line)
-
-
-@app.command()
-def train(
-    points: Annotated[Path, typer.Argument(help="CSV with a header: one point a row, one coordinate a column.")],
-    out: Annotated[Path, typer.Option(help="The model to write (.safetensors).")],
-    prediction: Annotated[Literal["noise", "score", "entropy"], typer.Option()] = "entropy",
-    throws: Annotated[int, typer.Option(min=1, help="Draws of (time, noise) for each point of a minibatch.")] = 10,
-    epochs: Annotated[int, typer.Option(min=1)] = 100,
-    width: Annotated[int, typer.Option(min=1, help="Units of both hidden layers.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=0)] = 3e-3,
-    seed: int = 0,
-    threads: Threads = 1,
-) -> None:
-    """Train a network on a table of points. Scale the columns to about unit variance first."""
-    from diffusion_density.commands import points as commands
-    from diffusion_density.commands.score.inputs import read_points
-    from diffusion_density.machine.runtime import configure
-    from diffusion_density.networks.sizes import MLPSize
-    from diffusion_density.training import saved
-
-    configure(threads)
-    x = read_points(points)
-    size = MLPSize(widths=(width, width), frequencies=8, time_frequencies=8, frequency_scale=0.1)
-    schedule = saved.VariancePreservingSettings()
-    settings = saved.ModelSettings(dimension=x.shape[1], prediction=prediction, schedule=schedule, network=size)
-    hyper = {"throws": throws, "epochs": epochs, "learning_rate": learning_rate}
-    recorded = {"points": str(points), "model": settings.model_dump(mode="json")} | hyper
-    with recording([out], settings=recorded, seeds=[seed]):
-        commands.train(x, settings, out, throws=throws, epochs=epochs, learning_rate=learning_rate, seed=seed)
-
-
-@app.command()
-def sample(
-    model: Annotated[Path, typer.Argument(help="A model that `train` wrote.")],
-    out: Annotated[Path, typer.Option(help="The CSV to write.")],
-    n: Annotated[int, typer.Option("--number", min=1)] = 1000,
-    steps: Annotated[int, typer.Option(min=1, help="Network evaluations a sample.")] = 500,
-    stochasticity: Annotated[float, typer.Option(min=0, help="0 for the flow, 1 for the reverse SDE.")] = 1.0,
-    seed: int = 0,
-    threads: Threads = 1,
-) -> None:
-    """Draw samples from a trained model."""
-    from diffusion_density.commands import points as commands
-    from diffusion_density.machine.runtime import configure
-
-    configure(threads)
-    table = commands.sample(model, n, steps=steps, stochasticity=stochasticity, seed=seed)
-    settings = {"model": str(model), "number": n, "steps": steps, "stochasticity": stochasticity}
-    with recording([out], settings=settings, seeds=[seed]):
-        artifacts.write_csv(out, table)
-
-
-@app.command()
-def figure(
-    study: Literal["comparison", "density_estimators", "density_formula", "high_density", "max_likelihood"],
-    name: str,
+def figures(
+    study: Annotated[str, typer.Argument(help="The study, such as density_formula.")],
     tables: Annotated[Path, typer.Option(help="Folder of the study's tables.")],
-    out: Annotated[Path, typer.Option(help="The .svg to write; a .png goes beside it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the figures: each is written as .svg and .png.")],
+    only: Annotated[list[str] | None, typer.Option(help="Draw this figure; may be repeated. Default: all.")] = None,
 ) -> None:
-    """Draw one figure of a study from its tables."""
+    """Draw the figures of a study from its tables."""
+    declared = study_of(study).figures
+    if unknown := set(only or []) - declared.keys():
+        raise InputError(f"{study} has no figure {', '.join(sorted(unknown))}; it has {', '.join(declared)}")
     from diffusion_density.studies.shared import style
 
-    figures = import_module(f"diffusion_density.studies.{study}.figures").FIGURES
-    if name not in figures:
-        raise InputError(f"{study} has no figure {name!r}; it has {', '.join(figures)}")
-    with recording([out, out.with_suffix(".png")], settings={"study": study, "figure": name}):
-        style.save(figures[name](tables), out)
+    drawings = import_module(f"diffusion_density.studies.{study}.figures").FIGURES
+    for name in only or declared:
+        file = out / f"{name}.svg"
+        with recording([file, file.with_suffix(".png")], settings={"study": study, "figure": name}):
+            style.save(drawings[name](tables), file)
 
 
 @app.command()
@@ -215,24 +86,14 @@ def concat(
 
 
 @app.command()
-def schema(
-    out: Annotated[Path, typer.Option(help="Folder to write the schemas to.")] = Path("workflow/schemas"),
-) -> None:
-    """Write the JSON schemas of config.yaml, of the scale files and of claims.yaml."""
-    for name, text in config.schemas().items():
-        artifacts.write_text(out / name, text)
-
-
-@app.command()
 def check_config(
     file: Annotated[Path, typer.Argument(help="The configuration.")] = config.CONFIG_FILE,
     scales: Annotated[Path, typer.Option(help="Folder of the scale files.")] = config.SCALES,
 ) -> None:
-    """Check a configuration and the sizes that it chooses, and say what they amount to."""
+    """Check a configuration and the sizes that it chooses."""
     values = config.read_config(read_yaml(file), file=file)
-    runs = config.read_scale(values.scale, scales).density_estimators.runs(values.seeds)
-    networks = sum(len(run.arms) * run.mixtures * len(run.seeds) for run in runs.values())
-    typer.echo(f"{file}: scale {values.scale}, {len(runs)} training runs of {networks} networks in density_estimators")
+    sizes = config.read_scale(values.scale, scales)
+    typer.echo(f"{file}: scale {values.scale}, with sizes for {', '.join(name for name, _ in sizes)}")
 
 
 @app.command()
@@ -265,6 +126,8 @@ def fetch(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without a byte before giving up.")] = 10.0,
 ) -> None:
     """Download the archives of image sets that have a public address; say how to get the others."""
+    from diffusion_density.data.archives import UnavailableError, obtain
+
     values = config.read_config(read_yaml(file), file=file)
     for name in names or values.datasets:
         for archive in ARCHIVES.get(check_name(name), ()):

@@ -4,24 +4,18 @@ A wrong key or value raises `InputError` with one line that names the file, the 
 import this module: they get their own part, resolved, so that changing one size reruns one experiment.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, create_model
 
-from diffusion_density.claims.definition import Claims
 from diffusion_density.claims.definition import ScaleName as ScaleName
 from diffusion_density.data.catalogue import check_name, slug
 from diffusion_density.machine.errors import InputError
 from diffusion_density.machine.validation import checked, explain, read_yaml
-from diffusion_density.studies.comparison.sizes import ComparisonSizes
-from diffusion_density.studies.density_estimators.sizes import DensityEstimatorsSizes
-from diffusion_density.studies.density_formula.sizes import DensityFormulaSizes
+from diffusion_density.studies.declaration import studies
 from diffusion_density.studies.fields import Strict
-from diffusion_density.studies.high_density.sizes import HighDensitySizes
-from diffusion_density.studies.max_likelihood.sizes import MaxLikelihoodSizes
 
 CONFIG_FILE = Path("config.yaml")
 SCALES = Path("workflow/scales")
@@ -42,14 +36,12 @@ def _one_slug_each(names: tuple[str, ...]) -> tuple[str, ...]:
 class Config(Strict):
     """The file ``config.yaml``."""
 
-    model_config = ConfigDict(title="config.yaml")
-
     scale: ScaleName = Field(default="desk", description="how large everything is; see workflow/scales")
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1), AfterValidator(_distinct)
     ] = Field(default=(0, 1, 2), description="one repetition of every training each")
     datasets: Annotated[tuple[Annotated[str, AfterValidator(check_name)], ...], AfterValidator(_one_slug_each)] = Field(
-        default=("photos32", "cifar10"), description="image sets to train on, beside digits"
+        default=("photos32", "cifar10"), description="image sets to train on, in addition to digits"
     )
     data_dir: Path = Field(default=Path("data"), description="where archives of images are")
     devices: Annotated[int, Field(ge=1)] = Field(
@@ -63,26 +55,9 @@ class Config(Strict):
     )
 
 
-class Scale(Strict):
-    """A file ``workflow/scales/<scale>.yaml``: the sizes of every study."""
-
-    model_config = ConfigDict(title="workflow/scales/<scale>.yaml")
-
-    comparison: ComparisonSizes
-    density_estimators: DensityEstimatorsSizes
-    density_formula: DensityFormulaSizes
-    high_density: HighDensitySizes
-    max_likelihood: MaxLikelihoodSizes
-
-    @model_validator(mode="after")
-    def _default_throws_are_trained(self) -> "Scale":
-        study = self.density_estimators
-        if study.throws_default not in study.throws.values or study.throws_default > study.throws.many:
-            raise ValueError(
-                "density_estimators.throws_default must be among density_estimators.throws.values and not above "
-                "density_estimators.throws.many: timing and agreement use the networks of that run"
-            )
-        return self
+_SECTIONS: dict[str, Any] = {slug: (study.sizes, ...) for slug, study in studies().items()}
+Scale = create_model("Scale", __base__=Strict, **_SECTIONS)
+"""A file ``workflow/scales/<scale>.yaml``: the sizes of every study."""
 
 
 def read_config(values: Mapping[str, Any], overridden: Collection[str] = (), file: Path = CONFIG_FILE) -> Config:
@@ -100,17 +75,7 @@ def read_config(values: Mapping[str, Any], overridden: Collection[str] = (), fil
         raise InputError(f"{'--config' if given else file}: {explain(error)}") from None
 
 
-def read_scale(name: str, folder: Path) -> Scale:
-    """Read and check the scale file ``<folder>/<name>.yaml``."""
+def read_scale(name: str, folder: Path) -> Any:  # noqa: ANN401 (a `Scale`, which has a field for every study)
+    """Read and check the scale file ``<folder>/<name>.yaml``: the sizes of each study, under its slug."""
     file = folder / f"{name}.yaml"
     return checked(Scale, read_yaml(file), file)
-
-
-def schemas() -> dict[str, str]:
-    """The JSON schemas of the configuration, the scale files and the claims, by file name."""
-    models: dict[str, type[Strict]] = {"claims": Claims, "config": Config, "scale": Scale}
-    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return {
-        f"{name}.schema.json": json.dumps(dialect | model.model_json_schema(), indent=2) + "\n"
-        for name, model in models.items()
-    }

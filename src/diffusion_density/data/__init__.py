@@ -1,1 +1,1 @@
-"""Sources of data, their checksums and formats."""
+"""Image sets: their archives, checksums and formats."""

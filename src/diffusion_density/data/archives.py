@@ -1,10 +1,10 @@
-"""Archives of official data sets: found or downloaded, verified, and read member by member.
+"""Archives of official data sets: find or download them, verify them, and read their members.
 
-An archive is known by its file name, size and SHA-256. It is looked for in a folder of the user's, downloaded
-there when a public address is known, and refused whenever its bytes are not the published ones. A download goes
-to `NAME.part` and resumes from there (HTTP Range) after any interruption; the finished file appears under its own
-name in one step. Members are read into memory and never written under a name that the archive chose, so no path
-inside an archive can lead anywhere. Nothing here unpickles.
+An archive is identified by its file name, size and SHA-256. It is looked for in a folder of the user. If it is missing
+and has a public address, it is downloaded into that folder. An archive with other bytes than the published ones is
+refused. A download goes to `NAME.part` and resumes from there (HTTP Range) after an interruption; the finished file
+gets its own name in one step. Members are read into memory and never written under a name from the archive, so a
+malicious path in an archive does no harm. Nothing here unpickles.
 """
 
 import http.client
@@ -17,47 +17,25 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from tqdm import tqdm
 
+from diffusion_density.data.catalogue import Archive
 from diffusion_density.machine.artifacts import sha256_of
 from diffusion_density.machine.errors import InputError
 
-CHUNK = 1 << 20
+DOWNLOAD_CHUNK_BYTES = 1 << 20
 LEVELS = "levels"
 
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, MemoryError)
-"""What the standard readers raise when a file is truncated, corrupt, of another format, or holds pickles."""
+READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, MemoryError)
+"""What the standard readers raise if a file is truncated, corrupt, of another format, or holds pickles."""
 
 
 class UnavailableError(InputError):
-    """A data set is absent and could not be fetched. A run that has other data may go on without it."""
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A published file: its name, SHA-256 and size (bytes, None if not known), and where it comes from.
-
-    `url` is None where no program may fetch the file (a login, a dead link); `source` then tells a person
-    where to go.
-    """
-
-    file: str
-    sha256: str
-    size: int | None = None
-    url: str | None = None
-    source: str = ""
-
-    def how_to_get(self, folder: Path) -> str:
-        """One clause: which file, from where, how large, with which checksum, to be put where."""
-        size = f"{self.size:,} bytes, " if self.size else ""
-        origin = self.url or self.source
-        return f"get {self.file} ({size}sha256 {self.sha256}) from {origin}; put it into {folder}"
+    """A data set is missing and could not be downloaded. A run may continue with its other data sets."""
 
 
 def obtain(
@@ -69,14 +47,14 @@ def obtain(
     attempts: int = 3,
     progress: bool = True,
 ) -> Path:
-    """The verified path of an archive in `folder`, downloaded first where that is possible and allowed.
+    """The path of a verified archive in `folder`; it is downloaded first if that is possible and allowed.
 
-    `timeout` (seconds) bounds the connection and every wait for more bytes; each of the `attempts` resumes the
-    one before.
+    `timeout` (seconds) limits the connection and every wait for more bytes. Each of the `attempts` resumes the one
+    before.
 
     Raises:
-        UnavailableError: the file is absent and was not, or could not be, downloaded.
-        InputError: the file is there, or arrived, with a size or checksum that is not the published one.
+        UnavailableError: if the file is missing and was not, or could not be, downloaded.
+        InputError: if the file has another size or checksum than the published one.
     """
     path = folder / archive.file
     if path.is_file():
@@ -110,7 +88,7 @@ def verify(archive: Archive, path: Path) -> None:
     """Compare a file's size, then its SHA-256, with the published ones.
 
     Raises:
-        InputError: either differs; the message says what was found and how to mend it.
+        InputError: if one of them differs; the message says what was found and what to do.
     """
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
@@ -127,7 +105,7 @@ def verify(archive: Archive, path: Path) -> None:
 
 
 def _fetch_rest(url: str, part: Path, size: int, *, timeout: float, progress: bool) -> None:
-    """Append to `part` what it lacks of `size` bytes; start over where the server knows no ranges."""
+    """Append the missing bytes to `part`, up to `size`; start from the first byte if the server has no ranges."""
     have = part.stat().st_size if part.exists() else 0
     if have >= size:
         return
@@ -140,7 +118,7 @@ def _fetch_rest(url: str, part: Path, size: int, *, timeout: float, progress: bo
         name = part.name.removesuffix(".part")
         bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=name, disable=not progress)
         with part.open("ab" if resumed else "wb") as file, bar:
-            while have <= size and (chunk := response.read1(CHUNK)):
+            while have <= size and (chunk := response.read1(DOWNLOAD_CHUNK_BYTES)):
                 file.write(chunk)
                 have += len(chunk)
                 bar.update(len(chunk))
@@ -150,16 +128,16 @@ def _fetch_rest(url: str, part: Path, size: int, *, timeout: float, progress: bo
 
 @contextmanager
 def readable(label: Path | str) -> Iterator[None]:
-    """Turn what the standard readers raise on a damaged or foreign file into one clear line (`InputError`).
+    """Turn the errors of the standard readers on a damaged or unexpected file into one clear line.
 
     Raises:
-        InputError: in place of any of `DAMAGED`.
+        InputError: in place of any of `READ_ERRORS`.
     """
     try:
         yield
     except InputError:
         raise
-    except DAMAGED as error:
+    except READ_ERRORS as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{label} cannot be read: {reason}") from error
 
@@ -168,7 +146,7 @@ def tar_members(path: Path, names: list[str], *, size: int) -> dict[str, bytes]:
     """The contents of the named regular files of a tar archive, each of exactly `size` bytes.
 
     Raises:
-        InputError: the archive is damaged, or a named member is absent, a link, or of another size.
+        InputError: if the archive is damaged, or a named member is missing, a link, or of another size.
     """
     contents: dict[str, bytes] = {}
     with readable(path), tarfile.open(path) as archive:
@@ -186,7 +164,7 @@ def member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     """The content of a regular file of a tar archive.
 
     Raises:
-        InputError: the member is no regular file.
+        InputError: if the member is not a regular file.
     """
     file = archive.extractfile(member) if member.isreg() else None
     if file is None:
@@ -195,7 +173,11 @@ def member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def arrays_of(file: io.BufferedIOBase, label: str, *keys: str) -> dict[str, np.ndarray]:
-    """Named arrays of an npz and, if any, its `levels`; `InputError` if damaged, pickled, no npz, or without a name."""
+    """The arrays of an npz under the given keys, and under `levels` if it is there.
+
+    Raises:
+        InputError: if the file is damaged, pickled or not an npz, or lacks a key.
+    """
     with readable(label):
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -208,7 +190,11 @@ def arrays_of(file: io.BufferedIOBase, label: str, *keys: str) -> dict[str, np.n
 
 
 def levels_of(arrays: Mapping[str, np.ndarray], path: Path) -> int:
-    """The number of levels that an npz gives its images: a scalar, or 256 without one; else `InputError`."""
+    """The number of levels of the images in an npz: the scalar under `levels`, or 256 if there is none.
+
+    Raises:
+        InputError: if it is not one integer from 2 to 256.
+    """
     levels = arrays.get(LEVELS, np.array(256))
     if levels.shape != () or levels.dtype.kind not in "iu" or not 2 <= levels <= 256:
         raise InputError(f"{path}: levels must be one integer from 2 to 256")
@@ -216,7 +202,7 @@ def levels_of(arrays: Mapping[str, np.ndarray], path: Path) -> int:
 
 
 def npz_in_zip(path: Path) -> Iterator[UInt8[np.ndarray, "n 3072"]]:
-    """`data` of every npz inside a zip, in the order of the numbers in their names."""
+    """The array `data` of every npz inside a zip, in the order of the numbers in their names."""
     with readable(path), zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".npz")]
         if not members:
@@ -228,12 +214,19 @@ def npz_in_zip(path: Path) -> Iterator[UInt8[np.ndarray, "n 3072"]]:
             yield data
 
 
+def rgb_pixels(file: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an image file as RGB."""
+    from PIL import Image  # training with images in memory does not need it
+
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+
+
 def png_in_tar(path: Path) -> Iterator[UInt8[np.ndarray, "3 32 32"]]:
     """Every PNG of a tar, in the archive's order."""
     with readable(path), tarfile.open(path) as archive:
         for member in archive:
             if member.isreg() and member.name.endswith(".png"):
-                pixels = np.asarray(Image.open(io.BytesIO(member_bytes(archive, member))).convert("RGB"))
+                pixels = rgb_pixels(member_bytes(archive, member))
                 if pixels.shape != (32, 32, 3):
                     raise InputError(f"{path}: {member.name} is {pixels.shape}, not 32×32 RGB")
                 yield pixels.transpose(2, 0, 1)

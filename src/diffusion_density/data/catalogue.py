@@ -1,6 +1,6 @@
-"""The image sets by name: which archives each needs, and what it is called in files. No torch is needed to know that.
+"""The image sets by name: the archives that each needs, and its name in files. No import of torch or NumPy is needed.
 
-| name | slug in file names | needs |
+| name | slug: the name in file names | needs |
 |---|---|---|
 | `digits`, `photos32` | the same | nothing |
 | `cifar10`, `imagenet32`, `imagenet32-old` | the same | official archives in the data folder |
@@ -8,10 +8,32 @@
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion_density.data.archives import Archive
 from diffusion_density.machine.errors import InputError
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published file: its name, SHA-256 and size (bytes, None if not known), and where it comes from.
+
+    `url` is None if a program cannot download the file (a login, a dead link); `source` then says where a person can
+    get it.
+    """
+
+    file: str
+    sha256: str
+    size: int | None = None
+    url: str | None = None
+    source: str = ""
+
+    def how_to_get(self, folder: Path) -> str:
+        """One clause: which file to get, its size and checksum, from where, and into which folder to put it."""
+        size = f"{self.size:,} bytes, " if self.size else ""
+        origin = self.url or self.source
+        return f"get {self.file} ({size}sha256 {self.sha256}) from {origin}; put it into {folder}"
+
 
 EMBEDDED = ("digits", "photos32")
 CIFAR10 = Archive(
@@ -21,7 +43,7 @@ CIFAR10 = Archive(
     url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
 )
 IMAGENET_LOGIN = "https://image-net.org/data/downsample/ (after a login there)"
-IMAGENET_DEAD = "a copy of your own (the original links are dead)"
+IMAGENET_OLD = "a copy of your own (the original links are dead)"
 IMAGENET32 = {
     "new": (
         Archive(
@@ -41,12 +63,12 @@ IMAGENET32 = {
         Archive(
             "train_32x32.tar",
             sha256="244a323d48f8d72f65ad8b54658c01fed68d2d7bdc77ccb43da58c11e94224e5",
-            source=IMAGENET_DEAD,
+            source=IMAGENET_OLD,
         ),
         Archive(
             "valid_32x32.tar",
             sha256="862e559462b24cf736212a19f6b0d47b55c2dc8ebdaa95ccecfe71260124c8f7",
-            source=IMAGENET_DEAD,
+            source=IMAGENET_OLD,
         ),
     ),
 }
@@ -55,33 +77,33 @@ NAMES = (*EMBEDDED, *ARCHIVES)
 
 
 def check_name(name: str) -> str:
-    """The name of an image set, if it is one.
+    """The same name, if it is the name of an image set.
 
     Raises:
-        InputError: if it is not.
+        InputError: if there is no image set of that name.
     """
     if name.startswith("npz:"):
         if not re.fullmatch(r"[\w.-]+", slug(name)) or slug(name) in NAMES:
             raise InputError(f"image set {name!r}: the file must have a plain name of its own, such as npz:mine.npz")
     elif name not in NAMES:
-        raise InputError(f"no image set {name!r}: know {', '.join(NAMES)} and npz:PATH")
+        raise InputError(f"no image set {name!r}; there are {', '.join(NAMES)} and npz:PATH")
     return name
 
 
 def slug(name: str) -> str:
-    """What an image set is called in the names of files and in tables."""
+    """The name of an image set in file names and tables."""
     return Path(name.removeprefix("npz:")).stem if name.startswith("npz:") else name
 
 
 def files(name: str, data_dir: Path) -> list[Path]:
-    """The files that an image set is read from; none for those inside packages."""
+    """The files that an image set is read from; none if it is inside a Python package."""
     if name.startswith("npz:"):
         return [Path(name.removeprefix("npz:"))]
     return [data_dir / archive.file for archive in ARCHIVES.get(name, ())]
 
 
 def how_to_get(name: str, data_dir: Path) -> str:
-    """What to do to have an image set: nothing (empty), or one clause for each file that is not there."""
+    """How to get an image set: one clause for each missing file; empty if no file is missing."""
     if name.startswith("npz:"):
         return "" if files(name, data_dir)[0].is_file() else f"put a file at {files(name, data_dir)[0]}"
     absent = [archive for archive in ARCHIVES.get(name, ()) if not (data_dir / archive.file).is_file()]

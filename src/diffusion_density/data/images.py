@@ -1,17 +1,17 @@
-"""Image sources behind one interface: `load(name, data_dir)` gives an `ImageSet`, or one line on what is wrong.
+"""Image sets: `load(name, data_dir)` gives an `ImageSet`, or an error of one line.
 
 | name | images | needs |
 |---|---|---|
 | `digits` | 8×8 grey, 17 levels, scikit-learn | nothing |
 | `photos32` | 32×32 RGB crops of photographs inside the scikit-learn and scikit-image wheels | nothing |
-| `cifar10` | 32×32 RGB, 50,000 + 10,000 | the official binary archive, downloaded if need be |
-| `imagenet32`, `imagenet32-old` | 32×32 RGB, 1.28 million + 50,000 | official archives, fetched by hand |
-| `npz:PATH` | anyone's uint8 images (N, H, W, C) under the keys `train` and `test` | the file |
+| `cifar10` | 32×32 RGB, 50,000 + 10,000 | the official binary archive, downloaded if it is missing |
+| `imagenet32`, `imagenet32-old` | 32×32 RGB, 1.28 million + 50,000 | official archives, downloaded by hand |
+| `npz:PATH` | your own uint8 images (N, H, W, C) under the keys `train` and `test` | the file |
 
-Pixels are uint8 with values 0 … levels − 1 and tensors have shape (N, C, H, W). ImageNet-32 exists twice: `new`
-(box filter, Chrabaszcz et al. 2017, arXiv 1707.08819) and `old` (van den Oord et al. 2016, arXiv 1601.06759);
-bits/dim on the two are not comparable, so an `ImageSet` carries its `variant`. Archives are accepted by checksum
-only and nothing is unpickled.
+Pixels are uint8 with values 0 … levels − 1, and tensors have shape (N, C, H, W). ImageNet-32 has two versions: `new`
+(box filter, Chrabaszcz et al. 2017, arXiv 1707.08819) and `old` (van den Oord et al. 2016, arXiv 1601.06759). Their
+bits/dim are not comparable, so an `ImageSet` has a `variant`. An archive is accepted only if its checksum is right, and
+nothing is unpickled.
 """
 
 import hashlib
@@ -23,11 +23,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from PIL import Image
 from torch import Tensor
 
-from diffusion_density.data.archives import Archive, arrays_of, levels_of, npz_in_zip, obtain, png_in_tar, tar_members
-from diffusion_density.data.catalogue import CIFAR10, IMAGENET32, check_name, files
+from diffusion_density.data.archives import (
+    arrays_of,
+    levels_of,
+    npz_in_zip,
+    obtain,
+    png_in_tar,
+    rgb_pixels,
+    tar_members,
+)
+from diffusion_density.data.catalogue import CIFAR10, IMAGENET32, Archive, check_name, files
 from diffusion_density.machine.artifacts import replacing, sha256_of
 from diffusion_density.machine.errors import InputError
 
@@ -44,14 +51,15 @@ TEST_PHOTOS = (("skimage", "data/chelsea.png"), ("sklearn", "datasets/images/flo
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Training and test images with what must be said of them.
+    """Training and test images, and where they come from.
 
-    `train` (N, C, H, W) and `test` (M, C, H, W) are uint8 with values below `levels` and may be memory-mapped
-    files. `variant` tells versions of one data set apart ("new", "old"; empty elsewhere); `sha256` maps each source
-    to its checksum; `terms` says what its owners ask.
+    `train` (N, C, H, W) and `test` (M, C, H, W) are uint8 with values below `levels` and may be memory-mapped files.
+    `variant` is the version of the data set ("new" or "old"; empty if there is only one). `sha256` maps each source to
+    its checksum. `terms` are the conditions of use.
 
     Raises:
-        InputError: the images are not square, not of one shape, absent, or reach beyond `levels`.
+        InputError: if there are no images, if they are not square or not of one shape, or if a value is not below
+            `levels`.
     """
 
     name: str
@@ -83,13 +91,13 @@ class ImageSet:
 
 
 def load(name: str, data_dir: Path, *, download: bool = True) -> ImageSet:
-    """The image set of that name (module docstring); archives and memory-mapped copies are kept in `data_dir`.
+    """The image set of that name (see the top of this module); archives and memory-mapped copies stay in `data_dir`.
 
-    `download` concerns `cifar10`, the only download.
+    `download` says whether `cifar10` may be downloaded; no other set is.
 
     Raises:
-        UnavailableError: a needed archive is absent and could not be fetched; the line says how to get it.
-        InputError: unknown name, or a file that is truncated, tampered with, or not of the expected content.
+        UnavailableError: if an archive is missing and could not be downloaded; the line says how to get it.
+        InputError: for an unknown name, or a file that is truncated, changed, or of unexpected content.
     """
     match check_name(name):
         case "digits":
@@ -104,13 +112,14 @@ def load(name: str, data_dir: Path, *, download: bool = True) -> ImageSet:
 
 
 def digit_labels() -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]]:
-    """The classes 0 … 9 of the training and of the test images of `digits`, in their order."""
+    """The classes 0 … 9 of the training and the test images of `digits`, in the same order as the images."""
     return _digit_arrays()[1]
 
 
 def _digit_arrays() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Images and labels of the 1,797 digits (UCI test set), each split 80/20 by a permutation that numpy froze for good
-    (RandomState).
+    """Images and labels of the 1,797 digits (UCI test set), split 80/20 by a random permutation.
+
+    The permutation is NumPy's legacy `RandomState`, which gives the same numbers in every version.
     """
     from sklearn.datasets import load_digits
 
@@ -137,10 +146,10 @@ def _digits() -> ImageSet:
 
 
 def _photos32() -> ImageSet:
-    """Crops of halved photographs: training crops overlap (every 4 pixels), test crops are disjoint and from
-    photographs of their own.
+    """Crops of photographs at half size: training crops overlap (one every 4 pixels), test crops do not.
 
-    Halving by a 2×2 box removes most of the mosaic and JPEG blocks, as the box filter of ImageNet-32 does.
+    Training and test crops come from different photographs. The 2×2 box filter that halves a photograph removes most
+    traces of the camera's mosaic and of JPEG blocks, as the box filter of ImageNet-32 does.
     """
     train = torch.cat([_crops(*photo, stride=4) for photo in TRAIN_PHOTOS])
     test = torch.cat([_crops(*photo, stride=32) for photo in TEST_PHOTOS])
@@ -158,12 +167,11 @@ def _photos32() -> ImageSet:
 
 
 def _crops(package: str, path: str, stride: int) -> UInt8[Tensor, "n 3 32 32"]:
-    """All 32×32 windows, `stride` pixels apart, of a photograph halved by a 2×2 box."""
+    """All 32×32 windows, `stride` pixels apart, of a photograph halved by a 2×2 box filter."""
     file = package_files(package).joinpath(path)
     if not file.is_file():
         raise InputError(f"photos32: this {package} does not ship {path}; install a version whose wheel does")
-    with file.open("rb") as stream:
-        photo = np.asarray(Image.open(stream).convert("RGB"), dtype=np.float64)
+    photo = rgb_pixels(file.read_bytes()).astype(np.float64)
     height, width = (side // 2 for side in photo.shape[:2])
     halved = photo[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3).mean((1, 3))
     pixels = torch.from_numpy(np.floor(halved + 0.5).astype(np.uint8))
@@ -194,7 +202,7 @@ def cifar10(data_dir: Path, archive: Archive = CIFAR10, *, per_batch: int = 10_0
 
 
 def imagenet32(data_dir: Path, variant: str, archives: tuple[Archive, Archive] | None = None) -> ImageSet:
-    """ImageNet-32, `new` (zip of npz) or `old` (tar of PNG), unpacked once into raw, memory-mapped files.
+    """ImageNet-32, `new` (zip of npz) or `old` (tar of PNG), unpacked once into raw files that are memory-mapped.
 
     Raises:
         UnavailableError, InputError: as `load`.
@@ -213,7 +221,7 @@ def imagenet32(data_dir: Path, variant: str, archives: tuple[Archive, Archive] |
 
 
 def _memory_mapped(archive: Archive, data_dir: Path, variant: str) -> UInt8[Tensor, "n 3 32 32"]:
-    """The archive's images, from `<file>.<checksum>.uint8`, which is made (in one step) when it is not there."""
+    """The archive's images, from `<file>.<checksum>.uint8`; if that file is missing, it is written first."""
     raw = data_dir / f"{archive.file}.{archive.sha256[:12]}.uint8"
     if not raw.is_file():
         path = obtain(archive, data_dir)
@@ -227,7 +235,7 @@ def _memory_mapped(archive: Archive, data_dir: Path, variant: str) -> UInt8[Tens
 
 
 def _npz(path: Path) -> ImageSet:
-    """Anyone's images: keys `train` and `test`, uint8 (N, H, W, C), and optionally a scalar `levels` (else 256)."""
+    """Images of the user: `train` and `test`, uint8 (N, H, W, C), and optionally a scalar `levels` (default 256)."""
     if not path.is_file():
         raise InputError(f"npz:{path}: no such file")
     digest = sha256_of(path)

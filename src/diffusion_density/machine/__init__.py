@@ -1,1 +1,1 @@
-"""What touches the computer: files, provenance, threads, GPUs and errors."""
+"""Files, provenance, threads, GPUs and errors: everything that depends on the computer."""

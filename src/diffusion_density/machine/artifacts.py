@@ -1,8 +1,9 @@
-"""Results on disk: written whole or not at all, with the same bytes for the same numbers, and with their provenance.
+"""Read and write results: each file is written whole or not at all, and equal numbers give equal bytes.
 
-Every writer puts a temporary file beside the target, flushes it to the disk and renames it, so that a reader or a
-killed job never sees half a file. Results hold no dates; what belongs to one execution (time, machine, revision) is in
-``<result>.provenance.json``, written by `provenance.recording`. Every reader raises `InputError` that names the file.
+Every writer writes a temporary file in the target's folder, flushes it to the disk and renames it. So no reader sees
+half a file, and a killed job leaves none. Results contain no dates: what belongs to one execution (time, machine,
+revision) is in ``<result>.provenance.json``, written by `provenance.recording`. Every reader raises `InputError` that
+names the file.
 """
 
 import errno
@@ -27,10 +28,10 @@ HEADER_KEY = "settings"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path; move what was written there to ``path`` at the end, or remove it if an error came.
+    """Give a temporary path; at the end move the file there to ``path``, or remove it after an error.
 
-    Parent folders are made. Raises `InputError` if the folder can't be written to, or the disk is full; what was there
-    before stays.
+    Parent folders are created. Raises `InputError` if the folder cannot be written to, or the disk is full; the file
+    that was there before stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}")
@@ -42,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush(path.parent)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = f"; make room in {path.parent} and run again, what is finished stays" if full else ""
+        hint = f"; make room in {path.parent} and run again, finished results stay" if full else ""
         raise InputError(f"{path}: cannot be written ({error.strerror or error}){hint}") from error
     finally:
         with suppress(OSError):
@@ -56,7 +57,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 with the line endings it has."""
+    """Write ``text`` as UTF-8; line endings stay as they are."""
     write_bytes(path, text.encode())
 
 
@@ -71,7 +72,7 @@ def write_csv(path: Path, table: "pd.DataFrame") -> None:
 
 
 def write_safetensors(path: Path, tensors: "Mapping[str, Tensor]", settings: Mapping[str, Any] | None = None) -> None:
-    """Write named tensors, and ``settings`` (anything that JSON holds) in the file's header."""
+    """Write named tensors, and ``settings`` (any JSON value) in the file's header."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -81,7 +82,7 @@ def write_safetensors(path: Path, tensors: "Mapping[str, Tensor]", settings: Map
     with replacing(path) as temporary:
         try:
             save_file(contiguous, temporary, header)
-        except SafetensorError as error:  # what the system said is in the text alone
+        except SafetensorError as error:  # the number of the system's error is only in the text
             number = re.search(r"\(os error (\d+)\)", str(error))
             if number is None:
                 raise
@@ -112,7 +113,7 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> "pd.DataFrame":
 
     text = read_text(path)
     if not text.endswith("\n"):
-        raise InputError(f"{path}: ends in the middle of a line; make it anew")
+        raise InputError(f"{path}: ends in the middle of a line; make it again")
     try:
         table = pd.read_csv(path)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -124,16 +125,16 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> "pd.DataFrame":
 
 
 def joined(parts: Sequence[Path]) -> str:
-    """The text of one table with the rows of several, in the order given; no number is read or written anew.
+    """The text of one table with the rows of several, in the order given; the text of each number stays the same.
 
-    Raises `InputError` if they have not the same columns.
+    Raises `InputError` if their columns differ.
     """
     header = ""
     rows: list[str] = []
     for part in parts:
         columns, newline, body = read_text(part).partition("\n")
         if not newline or (body and not body.endswith("\n")):
-            raise InputError(f"{part}: ends in the middle of a line; make it anew")
+            raise InputError(f"{part}: ends in the middle of a line; make it again")
         if rows and columns != header:
             raise InputError(f"{part}: has the columns {columns}, but {parts[0]} has {header}")
         header = columns

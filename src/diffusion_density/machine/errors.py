@@ -1,9 +1,9 @@
-"""Errors that a person can act on: what is wrong, where, and what to do."""
+"""Errors for the user: what is wrong, where, and what to do."""
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The command line prints its one line and exits with status 2."""
+    """Something that the user gave is wrong. The command line prints its one line and exits with status 2."""
 
 
 class NumericalError(ArithmeticError):
-    """A computation left the finite numbers. The message names the place; nothing is written."""
+    """A number is not finite. The message says where; no result is written."""

@@ -1,8 +1,9 @@
-"""Which GPUs of this machine are this job's: a lock on each, which the kernel drops when the process dies, however.
+"""File locks that give each job of a machine GPUs of its own. The kernel removes a lock whenever its process ends.
 
-Snakemake counts GPUs but hands out no ids, so that two jobs on one machine would both take the first. A job here locks
-as many of the visible ids as it needs, in a folder that all jobs of a user share, and hides the others from CUDA. Under
-a scheduler the visible ids are those of the job, and several programs in one allocation share them in the same way.
+Snakemake counts GPUs but does not give out their ids, so two jobs on one machine would both use the first GPU. Here a
+job locks as many of the visible ids as it needs, in a folder that all jobs of a user share, and hides the others from
+CUDA. Under a scheduler the visible ids are those of the job, and several programs in one allocation share them in the
+same way.
 """
 
 import fcntl
@@ -23,21 +24,21 @@ _held: dict[Path, int] = {}  # open files of this process; a lock lives as long 
 
 
 def reserve(count: int, ids: Sequence[str] | None = None, folder: Path | None = None, poll: float = 0.5) -> list[str]:
-    """Lock GPUs for the rest of this process, and make them the only ones that CUDA sees; wait while others hold them.
+    """Lock GPUs for the rest of this process, and hide all others from CUDA; wait while other jobs hold them.
 
-    To be called before CUDA starts. Processes that a launcher made are of a job that has its ids, and lock none.
+    Call this before CUDA starts. Processes that a launcher started lock nothing: their job has its GPUs already.
 
     Args:
-        count: GPUs needed.
-        ids: to choose among; by default those in ``CUDA_VISIBLE_DEVICES``, or else all of this machine.
-        folder: of the locks; by default one for this machine and, under a scheduler, this allocation.
-        poll: seconds between two looks at locks that others hold.
+        count: number of GPUs needed.
+        ids: GPUs to choose from; by default those in ``CUDA_VISIBLE_DEVICES``, or all of this machine.
+        folder: of the lock files; by default one per machine and, under a scheduler, per allocation.
+        poll: seconds between two attempts to get a lock.
 
     Returns:
-        The ids, in the order of ``ids``; none if there are none.
+        The ids, in the order of ``ids``; an empty list if there are no GPUs.
 
     Raises:
-        InputError: if there are some, but fewer than ``count``.
+        InputError: if there are GPUs, but fewer than ``count``.
     """
     ids = visible() if ids is None else list(ids)
     if launched() or not count or not ids:
@@ -49,7 +50,7 @@ def reserve(count: int, ids: Sequence[str] | None = None, folder: Path | None = 
     found: list[str] = []
     waiting = False
     with (folder / "queue").open("a") as queue:
-        # Only the first in the queue collects, so that no two jobs wait for each other's half.
+        # Only the first job in the queue takes locks. Otherwise two jobs could each hold half of what the other needs.
         while not _lock(queue.fileno()) or not _collect(found, count, ids, folder):
             if not waiting:
                 _LOG.warning("waiting for %d of the GPUs %s, which other jobs hold", count, ", ".join(ids))
@@ -66,19 +67,19 @@ def visible() -> list[str]:
     given = os.environ.get(_VISIBLE)
     if given is not None:
         names = [name.strip() for name in given.split(",")]
-        # What CUDA does: an id that is none ends the list. SLURM says NoDevFiles where a job has no GPU.
+        # As in CUDA, the first invalid id ends the list. SLURM writes NoDevFiles for a job without GPUs.
         end = next((i for i, name in enumerate(names) if not re.fullmatch(r"\d+|(GPU|MIG)-[\w/-]+", name)), len(names))
         return names[:end]
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    # Identifiers, because nvidia-smi and CUDA may number the devices in different orders.
+    # UUIDs, because nvidia-smi and CUDA may number the devices in different orders.
     return re.findall(r"^GPU \d+: .*\(UUID: (GPU-[\w-]+)\)", listed, re.MULTILINE)
 
 
 def launched() -> bool:
-    """Whether this is one of several processes of a launcher: this job's own, ``torchrun``, or a step of SLURM."""
+    """Whether a launcher (lightning-fabric, ``torchrun`` or a SLURM step) started this process as one of several."""
     return "LOCAL_RANK" in os.environ or os.environ.get("SLURM_NTASKS", "1") != "1"
 
 
@@ -88,7 +89,7 @@ def _folder() -> Path:
 
 
 def _collect(found: list[str], count: int, ids: Sequence[str], folder: Path) -> bool:
-    """Add to ``found`` what is free, and say whether that is all."""
+    """Lock free GPUs and add them to ``found``; return whether these are enough."""
     for name in ids:
         path = folder / name.replace("/", "_")
         if len(found) < count and name not in found and (path in _held or _take(path)):
@@ -106,7 +107,7 @@ def _take(path: Path) -> bool:
 
 
 def _lock(file: int) -> bool:
-    """Whether this process has the lock, until the file is closed; children do not inherit it."""
+    """Try to lock an open file until it is closed; return whether that worked. Child processes do not inherit it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

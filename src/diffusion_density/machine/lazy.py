@@ -1,4 +1,8 @@
-"""Packages that import their public names at first use, so that importing one module does not import them all."""
+"""Packages that import their public names at first use, so that importing one module does not import all of them.
+
+The library lazy-loader cannot do this here: it offers no names for objects in nested modules such as ``schedules`` in
+``process``, and a function such as ``density.formula`` would be hidden by the module that defines it.
+"""
 
 import sys
 from collections.abc import Mapping
@@ -7,10 +11,11 @@ from types import ModuleType
 
 
 class LazyPackage(ModuleType):
-    """A package with a table of public names, each the name of a module or of an object in one.
+    """A package with a table of public names, each the name of a module or of an object in a module.
 
-    A function may bear the name of the module that defines it: importing that module binds it on the package,
-    which would hide the function, so such a binding is dropped. The module stays importable by its full name.
+    A function may have the name of the module that defines it. When Python imports that module, it sets the package's
+    attribute of this name to the module, which would hide the function; here this is ignored. The module can still be
+    imported by its full name.
     """
 
     _exports: Mapping[str, str]
@@ -37,8 +42,8 @@ def export(package: str, names: Mapping[str, str]) -> None:
     """Make ``package`` lazy.
 
     Args:
-        package: ``__name__`` of the package, which is being imported.
-        names: public name to ``"module:object"``, or to ``"module"``, relative to the package.
+        package: ``__name__`` of the package that calls this.
+        names: maps each public name to ``"module:object"`` or to ``"module"``, relative to the package.
     """
     module = sys.modules[package]
     module.__dict__["_exports"] = dict(names)

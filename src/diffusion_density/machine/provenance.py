@@ -1,4 +1,4 @@
-"""Where a result came from: code, packages, machine, settings and cost, in a small file beside it."""
+"""The provenance of a result: code, packages, machine, settings and cost, in a small file next to it."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -20,34 +20,34 @@ from diffusion_density.machine.artifacts import settings_hash, sha256_of, write_
 DISTRIBUTION = "diffusion-density"
 
 
-def beside(result: Path) -> Path:
+def provenance_path(result: Path) -> Path:
     """The provenance file of ``result``."""
     return result.with_name(f"{result.name}.provenance.json")
 
 
 @contextmanager
 def recording(outputs: Sequence[Path], *, settings: object, seeds: Sequence[int] = ()) -> Iterator[None]:
-    """Time the block, and write the provenance of ``outputs`` after it if it succeeds.
+    """Time the block and, if it succeeds, write the provenance of ``outputs``.
 
     Args:
         outputs: the files that the block writes.
-        settings: everything the results depend on besides code and inputs, as JSON holds it.
+        settings: everything that the results depend on besides code and inputs, as a JSON value.
         seeds: the seeds among the settings.
     """
     started = time.perf_counter()
     yield
     record = provenance(settings=settings, seeds=seeds, wall_seconds=time.perf_counter() - started)
     for output in outputs:
-        write_json(beside(output), {"result": output.name, "sha256": sha256_of(output)} | record)
+        write_json(provenance_path(output), {"result": output.name, "sha256": sha256_of(output)} | record)
 
 
 def provenance(*, settings: object, seeds: Sequence[int], wall_seconds: float) -> dict[str, Any]:
-    """What there is to know about this process.
+    """A record of this process.
 
     Returns:
         A dictionary for JSON: git revision, package versions, device, seeds, settings and their SHA-256, wall seconds,
-        peak memory in MiB, the scheduler's job id and the GPUs that CUDA may use where they are given, the command, and
-        the time in UTC.
+        peak memory in MiB, SLURM's job id and the GPUs that CUDA may use (each None if not set), the command, and the
+        time in UTC.
     """
     return {
         "settings_sha256": settings_hash(settings),
@@ -67,7 +67,7 @@ def provenance(*, settings: object, seeds: Sequence[int], wall_seconds: float) -
 
 def _git() -> dict[str, str | bool | None]:
     """The revision of the source tree, and whether tracked files differ from it; None outside a repository."""
-    # Optional locks off: jobs running side by side must not fight over git's index.
+    # No optional locks: jobs that run at the same time must not lock git's index against each other.
     git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
     try:
         revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
@@ -80,13 +80,16 @@ def _git() -> dict[str, str | bool | None]:
 
 
 def _versions() -> dict[str, str]:
-    """Python, this package and what it depends on directly."""
-    try:
-        requirements = [r for r in requires(DISTRIBUTION) or [] if "extra ==" not in r]
-        names = [DISTRIBUTION, *(re.split(r"[^\w.-]", requirement)[0] for requirement in requirements)]
-        return {"python": platform.python_version()} | {name: version(name) for name in names}
-    except PackageNotFoundError:  # a source tree on the path, not installed
-        return {"python": platform.python_version()}
+    """Python, this package, and the packages that it names itself (for the library and the workflow), if installed."""
+    found, lines = {"python": platform.python_version()}, [DISTRIBUTION]
+    with suppress(PackageNotFoundError):  # a source tree on PYTHONPATH, not installed
+        lines += requires(DISTRIBUTION) or []
+    for line in lines:
+        if "extra ==" not in line or 'extra == "workflow"' in line:
+            name = re.split(r"[^\w.-]", line)[0]
+            with suppress(PackageNotFoundError):
+                found[name] = version(name)
+    return found
 
 
 def _machine() -> dict[str, str | int | None]:

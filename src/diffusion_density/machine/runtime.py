@@ -1,4 +1,4 @@
-"""The process: threads, precision of matrix products, memory. Called once, at the start of a command."""
+"""Settings of this process: threads, precision of matrix products, memory. Set once, at the start of a command."""
 
 import ctypes
 import logging
@@ -14,12 +14,12 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mall
 def configure(threads: int) -> None:
     """Prepare this process for computation.
 
-    Precision "medium" of float32 matrix products lets processors with wide vectors use faster single-precision kernels,
-    but also permits bfloat16 products on some. It is kept only if a product against double precision shows
-    single-precision errors.
+    Precision "medium" of float32 matrix products allows faster single-precision kernels on processors with wide
+    vectors, but on some processors also bfloat16 products. It is used only if the error of a product, compared with
+    double precision, is that of single precision.
 
     Args:
-        threads: of torch's operations.
+        threads: number of threads of torch's operations.
     """
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("medium")
@@ -31,9 +31,9 @@ def configure(threads: int) -> None:
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether convolutions should be computed in bfloat16: ``auto`` says so where the device multiplies in it.
+    """Whether to compute convolutions in bfloat16; ``auto`` means yes where the device has bfloat16 instructions.
 
-    Processors without such instructions emulate them, many times slower than float32.
+    Processors without them emulate them, many times slower than float32.
     """
     if precision != "auto":
         return precision == "bfloat16"
@@ -43,7 +43,7 @@ def use_bfloat16(precision: str, device: torch.device) -> bool:
 
 
 def matmul_error() -> float:
-    """Relative root-mean-square error of a float32 matrix product under the present settings."""
+    """Relative root-mean-square error of a float32 matrix product under the current settings."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=generator, dtype=torch.float64).float() for _ in range(2))
     exact = a.double() @ b.double()
@@ -51,7 +51,7 @@ def matmul_error() -> float:
 
 
 def _keep_memory() -> None:
-    """Ask glibc to keep freed memory: activations come and go every step, and new pages cost more than arithmetic."""
+    """Make glibc keep freed memory: each step allocates activations again, and new pages cost more than arithmetic."""
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)

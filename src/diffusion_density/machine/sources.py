@@ -1,14 +1,16 @@
-"""Which source files a module rests on, and their hash, so that a rule reruns when its code changes and only then.
+"""The source files that a module depends on, and their hash, so that a rule reruns if its code changes and only then.
 
-The imports are read from the syntax tree; nothing is executed. An import inside a function counts; one under
-``if TYPE_CHECKING:`` does not, nor does ``import_module("…")``, which no static reading can follow. A package that only
-says what it exports (see `_lazy`) is passed over: importing a name from it leads to the module that defines the name,
-and importing the package itself leads to everything it exports.
+Imports are read from the syntax tree; nothing is executed. An import inside a function counts. An import under ``if
+TYPE_CHECKING:`` does not count, and ``import_module("…")`` cannot be followed. A package that only declares what it
+exports (see `lazy`) is skipped: importing a name from it leads to the module that defines the name, and importing the
+package itself leads to everything that it exports.
 """
 
 import ast
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 SOURCE_ROOT = Path(__file__).parents[2]
@@ -31,7 +33,7 @@ def sources_hash(module: str, root: Path = SOURCE_ROOT) -> str:
 
 
 def source_files(module: str, root: Path = SOURCE_ROOT) -> list[Path]:
-    """The files of ``module`` and of all that it imports from its own package, directly or not, in order.
+    """The sorted files of ``module`` and of everything that it imports from its own package, directly or indirectly.
 
     Raises `ModuleNotFoundError` if there is no such module.
     """
@@ -55,43 +57,43 @@ class _Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._parsed: dict[str, list[ast.stmt]] = {}
+        self._files: dict[str, Path | None] = {}
 
     def file(self, module: str) -> Path | None:
-        base = self.root.joinpath(*module.split("."))
-        return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
+        if module not in self._files:
+            base = self.root.joinpath(*module.split("."))
+            candidates = (base / "__init__.py", base.with_suffix(".py"))
+            self._files[module] = next((path for path in candidates if path.is_file()), None)
+        return self._files[module]
 
     def is_package(self, module: str) -> bool:
         file = self.file(module)
         return file is not None and file.name == "__init__.py"
 
     def is_passive(self, module: str) -> bool:
-        """Whether this is a package that holds nothing but its docstring and what it exports."""
-        return self.is_package(module) and all(map(_is_declaration, self._body(module)))
+        """Whether this is a package that has only a docstring and a declaration of what it exports."""
+        return self.is_package(module) and self._content(module).is_declaration
 
     def imports(self, module: str) -> set[str]:
         """The modules of the same root that ``module`` imports when it runs."""
         if self.is_passive(module):
             return set()
-        return {found for node in _running(self._body(module)) for found in self._named(node, module)}
+        return {found for node in self._content(module).running for found in self._named(node, module)}
 
     def _exports(self, package: str) -> dict[str, set[str]]:
-        """Where the names of a package come from, by all its imports, those for type checkers included."""
+        """The modules behind each name of a package, by all its imports, also those under ``TYPE_CHECKING``."""
         found: dict[str, set[str]] = {}
-        for statement in self._body(package):
-            for node in ast.walk(statement):
-                if isinstance(node, ast.ImportFrom) and (origin := self._origin(node, package)) != LAZY:
-                    for alias in node.names:
-                        found[alias.asname or alias.name] = self._members(origin, alias.name)
+        for node in self._content(package).every:
+            if isinstance(node, ast.ImportFrom) and (origin := self._origin(node, package)) != LAZY:
+                for alias in node.names:
+                    found[alias.asname or alias.name] = self._members(origin, alias.name)
         return found
 
-    def _named(self, node: ast.AST, module: str) -> set[str]:
+    def _named(self, node: ast.Import | ast.ImportFrom, module: str) -> set[str]:
         if isinstance(node, ast.Import):
             return {found for alias in node.names for found in self.whole(alias.name)}
-        if isinstance(node, ast.ImportFrom):
-            origin = self._origin(node, module)
-            return {found for alias in node.names for found in self._members(origin, alias.name)}
-        return set()
+        origin = self._origin(node, module)
+        return {found for alias in node.names for found in self._members(origin, alias.name)}
 
     def _origin(self, node: ast.ImportFrom, module: str) -> str:
         if not node.level:
@@ -108,18 +110,38 @@ class _Tree:
         return self.whole(origin)
 
     def whole(self, module: str) -> set[str]:
-        """The module, with everything it exports if it is a package; nothing if it is not below this root."""
+        """The module and, for a package, everything that it exports; empty if it is not below this root."""
         if self.file(module) is None:
             return set()
         if not self.is_package(module):
             return {module}
         return {module}.union(*self._exports(module).values())
 
-    def _body(self, module: str) -> list[ast.stmt]:
-        if module not in self._parsed:
-            file = self.file(module)
-            self._parsed[module] = ast.parse(file.read_bytes(), file).body if file else []
-        return self._parsed[module]
+    def _content(self, module: str) -> "_Content":
+        file = self.file(module)
+        if file is None:
+            return _Content([], [], False)
+        status = file.stat()
+        return _content(file, status.st_mtime_ns, status.st_size)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The imports of a file that run, all its imports, and whether it only declares what a package exports."""
+
+    running: list[ast.Import | ast.ImportFrom]
+    every: list[ast.Import | ast.ImportFrom]
+    is_declaration: bool
+
+
+@cache
+def _content(file: Path, modified: int, size: int) -> _Content:  # noqa: ARG001 (they make the cache see changes)
+    tree = ast.parse(file.read_bytes(), file)
+    running, every = (
+        [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+        for nodes in (_running(tree.body), ast.walk(tree))
+    )
+    return _Content(running, every, all(map(_is_declaration, tree.body)))
 
 
 def _parents(module: str) -> list[str]:
@@ -128,7 +150,7 @@ def _parents(module: str) -> list[str]:
 
 
 def _running(statements: list[ast.stmt]) -> Iterator[ast.AST]:
-    """Every node but those under ``if TYPE_CHECKING:``."""
+    """Every node except those under ``if TYPE_CHECKING:``."""
     todo: list[ast.AST] = list(statements)
     while todo:
         node = todo.pop()
@@ -144,7 +166,7 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 
 def _is_declaration(statement: ast.stmt) -> bool:
-    """Whether a statement of a package only documents or declares what it exports."""
+    """Whether a statement only documents the package or declares what it exports."""
     match statement:
         case ast.Expr(value=ast.Constant(value=str())):
             return True

@@ -1,6 +1,6 @@
-"""Checking what people wrote (YAML, JSON, headers of files) against typed models; what is wrong is one line.
+"""Check input of the user (YAML, JSON, headers of files) against typed models.
 
-Everything here raises `InputError`, which names the file or option, the key and what is wrong with it.
+Every function here raises `InputError`: one line that names the file or option, the key and what is wrong with it.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def parse(model: type[Model], text: str, origin: str) -> Model:
-    """Check JSON ``text`` against ``model``; ``origin`` is what errors name."""
+    """Check JSON ``text`` against ``model``; errors name ``origin``."""
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
@@ -38,7 +38,7 @@ def parse(model: type[Model], text: str, origin: str) -> Model:
 
 
 def checked(model: type[Model], values: Any, origin: object) -> Model:  # noqa: ANN401 (whatever was read)
-    """Check values that were read already; ``origin`` is what errors name."""
+    """Check values that were read before; errors name ``origin``."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -46,10 +46,10 @@ def checked(model: type[Model], values: Any, origin: object) -> Model:  # noqa: 
 
 
 def explain(error: ValidationError) -> str:
-    """All that a check found, on one line: ``key: what is wrong (got value)``."""
+    """Everything that a check found, on one line: ``key: what is wrong (got value)``."""
     problems = error.errors(include_url=False)
     inner = {problem["loc"][:-1] for problem in problems}
-    # A list whose items are wrong also counts as too short: say it once.
+    # A list with wrong items is also reported as too short: report it once.
     return "; ".join(_explain_one(p) for p in problems if not (p["type"] == "too_short" and p["loc"] in inner))
 
 

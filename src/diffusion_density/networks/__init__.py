@@ -1,1 +1,1 @@
-"""Networks, called as `network(x, s)`; they know nothing of schedules."""
+"""Networks, called as `network(x, s)`. They know nothing about schedules."""

@@ -1,8 +1,9 @@
-r"""Parts that image networks share: features of pixels and of time, normalisation, attention, initial weights.
+r"""Parts of the image networks: features of pixels and of time, normalisation, attention, initial weights.
 
-Fine features of a pixel (Variational diffusion models, Kingma et al. 2021, appendix C) are sin and cos of 2π f z. The
-centres of B levels are 2/B apart, so at f = B/2 (2⁷ for 256 levels) all levels have one phase and what remains is the
-noise itself; f = B/4 tells even levels from odd ones. Both are needed where the noise is finer than a level.
+The fine features of a pixel are sin and cos of 2π f z (Kingma et al. 2021, "Variational diffusion models", appendix C).
+The centres of B levels are 2/B apart. So at f = B/2 (2⁷ for 256 levels) all levels have the same phase, and the feature
+shows only the noise; at f = B/4 it distinguishes even and odd levels. Both are needed if the noise is finer than a
+level.
 """
 
 import math
@@ -16,7 +17,7 @@ from torch.nn.functional import layer_norm
 LONGEST_PERIOD = 10_000.0
 TIME_SCALE = 1000.0
 LARGEST_LOG_GAIN = 5.0
-MOST_NOISE = 3.0
+LARGEST_AMPLIFIED_NOISE = 3.0
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -29,10 +30,11 @@ def level_frequencies(levels: int) -> tuple[float, float]:
 def fine_features(
     x: Float[Tensor, "b c h w"], frequencies: tuple[float, ...], noise: Float[Tensor, "n 1 1 1"] | None = None
 ) -> Float[Tensor, "b k h w"]:
-    """x with sin and cos of 2π f x for every frequency, along the channels: C (1 + 2 F) of them.
+    """x together with sin and cos of 2π f x for each frequency, along the channels: C (1 + 2 F) channels.
 
-    Noise of size σ leaves exp(−½ (2π f σ)²) of what a wave says of the levels. Given ``noise``, waves fade with half of
-    that exponent's σ: those that say nothing would only make the network a rough function of x.
+    Noise of size σ reduces the information of a wave about the levels to exp(−½ (2π f σ)²). If ``noise`` is given, the
+    waves fade by this factor with σ/2 in place of σ: a wave without information would only make the network a rough
+    function of x.
     """
     waves = []
     for frequency in frequencies:
@@ -45,14 +47,14 @@ def fine_features(
 def noise_of_levels(
     x: Float[Tensor, "b c h w"], levels: float, noise: Float[Tensor, "n 1 1 1"]
 ) -> Float[Tensor, "b c h w"]:
-    """E[ε | z] where every level is as likely, at the least noise; it fades where the noise hides the levels.
+    """E[ε | z] if all levels have the same probability, for little noise; it fades where the noise hides the levels.
 
-    With z = α x + σ ε of variance-preserving noise σ and the bin centres x_j of B levels,
+    For z = α x + σ ε with variance-preserving noise σ and the centres x_j of B levels it is
 
         Σ_j w_j (z − α x_j)/σ,   w = softmax of −½ ((z − α x_j)/σ)²,
 
-    over the seven nearest levels. It is exact where there are no other levels near, so that the flow of a network that
-    passes it on has the right divergence there, which a fit to waves would miss.
+    over the seven nearest levels. It is exact if no other levels are near. A network that passes it on then has the
+    right divergence, which a fit of waves would not give.
 
     Args:
         x: z.
@@ -69,7 +71,7 @@ def noise_of_levels(
 
 
 def _fade(frequency: float, noise: Tensor) -> Tensor:
-    """What is left of a wave of that frequency."""
+    """The factor by which a wave of that frequency fades."""
     return (-0.5 * (math.pi * frequency * noise).square()).exp()
 
 
@@ -77,7 +79,7 @@ class TimeEmbedding(nn.Module):
     """Sinusoids of 1000 s through two layers: (B,) to (B, width).
 
     Args:
-        sinusoids: half of them sines, half cosines, of geometrically spaced periods.
+        sinusoids: number of sines plus cosines; their periods are spaced geometrically.
         width: of both layers.
     """
 
@@ -97,18 +99,19 @@ class TimeEmbedding(nn.Module):
 
 
 class Contrasts(nn.Module):
-    """Differences between neighbouring pixels, amplified by what the time calls for: (B, C, H, W) to (B, K, H, W).
+    """Differences between neighbouring pixels, with a gain that depends on the time: (B, C, H, W) to (B, K, H, W).
 
-    A prediction of noise of size σ multiplies differences of that size by 1/σ. Here learned filters, at first of mean
-    zero, meet positive gains that depend on the time and start spread from 1 to 150, so that some are of use at every
-    noise level and no layer need have weights of that size. No gain makes the noise larger than ``MOST_NOISE``: finer
-    differences than the noise say nothing, and would make the network a rough function of x.
+    To predict noise of size σ, a network must multiply differences of that size by 1/σ. Here learned filters, which
+    start with mean zero, are multiplied by positive gains that depend on the time. The gains start between 1 and 150,
+    so some filters are useful at every noise level, and no layer needs such large weights. The gains are limited so
+    that the amplified noise is at most ``LARGEST_AMPLIFIED_NOISE``: differences finer than the noise have no
+    information, and would make the network a rough function of x.
 
     Args:
         channels: C.
-        count: K, filters.
+        count: K, number of filters.
         time_width: width of the embedded time.
-        size: side of the filters, odd.
+        size: side length of the filters, odd.
     """
 
     def __init__(self, channels: int, count: int, time_width: int, size: int = 7) -> None:
@@ -117,7 +120,7 @@ class Contrasts(nn.Module):
         self.log_gains = zeroed(nn.Linear(time_width, count))
 
     def initialize(self) -> None:
-        """Take the mean out of each filter and spread the gains; after ``initialize`` of the network."""
+        """Subtract the mean of each filter, and spread the gains; call this after ``initialize`` of the network."""
         with torch.no_grad():
             self.filters.weight -= self.filters.weight.mean((2, 3), keepdim=True)
             self.log_gains.bias.copy_(torch.linspace(0, LARGEST_LOG_GAIN, len(self.log_gains.bias)))
@@ -126,15 +129,16 @@ class Contrasts(nn.Module):
         self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "n t"], noise: Float[Tensor, "n 1 1 1"]
     ) -> Float[Tensor, "b k h w"]:
         gains = self.log_gains(time).exp()[:, :, None, None]
-        gains = gains / (1 + (gains * noise / MOST_NOISE).square()).sqrt()
+        gains = gains / (1 + (gains * noise / LARGEST_AMPLIFIED_NOISE).square()).sqrt()
         contrasts: Tensor = self.filters(x) * gains
         return contrasts
 
 
 class ChannelNorm(nn.Module):
-    """Every pixel normalised over its channels, with a gain and a shift for each channel.
+    """Normalise every pixel over its channels, with a gain and a shift for each channel.
 
-    In channels-last memory this is one contiguous pass, several times cheaper than group normalisation's way back.
+    In channels-last memory this is one contiguous pass, and its gradient several times cheaper than that of group
+    normalisation.
     """
 
     def __init__(self, channels: int) -> None:
@@ -147,10 +151,10 @@ class ChannelNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """x + attention of one head among all pixels; the output layer starts at zero.
+    """x + attention with one head among all pixels; the output layer starts at zero.
 
-    Written out, since fused kernels have no second derivative and second-order objectives need one. Takes memory for
-    (H W)² numbers an image.
+    It is written out because fused kernels have no second derivative, which second-order objectives need. It stores
+    (H W)² numbers per image.
     """
 
     def __init__(self, channels: int, norm: nn.Module) -> None:
@@ -167,20 +171,20 @@ class Attention(nn.Module):
 
 
 def zeroed(module: AnyModule) -> AnyModule:
-    """The module, marked to start with all parameters at zero (see ``initialize``)."""
+    """The module, with a mark that its parameters start at zero (see ``initialize``)."""
     module.register_buffer("start_at_zero", torch.tensor(True), persistent=False)
     return module
 
 
 def initialize(network: nn.Module, generator: torch.Generator | None) -> None:
-    """Draw the weights of all linear and convolutional layers anew: LeCun normal, cut at two standard deviations.
+    """Draw the weights of all linear and convolutional layers: LeCun normal, truncated at two standard deviations.
 
-    Biases, and the layers marked by ``zeroed``, become zero.
+    Biases and the layers marked by ``zeroed`` become zero.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             fan_in = module.weight[0].numel()
-            std = 0.0 if hasattr(module, "start_at_zero") else fan_in**-0.5 / 0.8796  # of the cut normal
+            std = 0.0 if hasattr(module, "start_at_zero") else fan_in**-0.5 / 0.8796  # of the truncated normal
             with torch.no_grad():
                 nn.init.trunc_normal_(module.weight, 0, 1, -2, 2, generator=generator).mul_(std)
                 if module.bias is not None:

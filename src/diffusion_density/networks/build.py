@@ -1,4 +1,4 @@
-"""From the sizes of a U-Net to the U-Net."""
+"""Make a U-Net from its sizes."""
 
 import torch
 
@@ -14,13 +14,13 @@ def build_unet(
     gammas: tuple[float, float],
     generator: torch.Generator | None = None,
 ) -> SmallUNet | FullResolutionUNet:
-    """The network of that size for images of ``channels`` channels with ``levels`` levels.
+    """The network of that size for images with C channels and B levels.
 
     Args:
-        size: its kind and sizes.
+        size: kind and sizes of the network.
         channels: C.
-        levels: B, which sets the frequencies of the fine features.
-        gammas: γ at s = 0 and s = 1, for the fading of what is finer than the noise (small U-Net).
+        levels: B; it sets the frequencies of the fine features.
+        gammas: γ = log(σ²/α²) at s = 0 and s = 1; in the small U-Net features that are finer than the noise fade.
         generator: draws the weights.
     """
     settings = size.model_dump(exclude={"kind"}) | {"frequencies": level_frequencies(levels)}

@@ -1,4 +1,4 @@
-"""What a network costs, counted without running it."""
+"""The cost of a network: parameters and operations, counted without running it."""
 
 import copy
 
@@ -13,9 +13,9 @@ def parameters(network: nn.Module) -> int:
 
 
 def flops(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """Floating-point operations of one forward pass on a batch x of that shape (B, *): two for each multiply-add.
+    """Floating-point operations of one forward pass on a batch x of that shape (B, *), two per multiply-add.
 
-    Matrix products and convolutions are counted, on tensors without contents. A training step takes three times this.
+    Matrix products and convolutions are counted, on tensors without data. A training step takes about three times this.
     """
     weightless = copy.deepcopy(network).to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -1,7 +1,7 @@
 r"""Random Fourier features: x ↦ [x, sin(2π B x), cos(2π B x)], B ~ N(0, scale²), drawn once and never trained.
 
-The scale is the standard deviation of the frequencies themselves. Paper A's code asks for "scale 10" of a normal whose
-own default is 0.01, which is 0.1 here: with N(0, 10²) a network of this kind does not train.
+The scale is the standard deviation of the frequencies. The code of Premkumar 2024 has "scale 10" times a normal with
+standard deviation 0.01, which is 0.1 here. With N(0, 10²) such a network does not train.
 """
 
 import math
@@ -41,12 +41,15 @@ class FourierFeatures(nn.Module):
         return torch.cat([x, phase.sin(), phase.cos()], dim=-1)
 
     def derivatives(self, features: Float[Tensor, "*b w"]) -> Float[Tensor, "*b v"]:
-        """Those of each kind of feature, (B, 1 + 2 F): 1, the cosines, less the sines; :meth:`along` has the rest."""
+        """The derivatives of the features with respect to their phases, (B, 1 + 2 F): 1, the cosines, minus the sines.
+
+        :meth:`along` gives the other factor of the chain rule.
+        """
         dimension, count = self.frequencies.shape
         point, sine, cosine = features.split([dimension, count, count], dim=-1)
         return torch.cat([torch.ones_like(point[..., :1]), cosine, -sine], dim=-1)
 
     def along(self, i: int, weight: Float[Tensor, "h w"]) -> Float[Tensor, "h v"]:
-        """What coordinate i of the point does to h, by a weight on the features, per unit of :meth:`derivatives`."""
+        """The effect of coordinate i of the point on h = ``weight`` times features, per unit of :meth:`derivatives`."""
         frequencies = self.frequencies[i].repeat(2)
         return torch.cat([weight[:, i : i + 1], weight[:, len(self.frequencies) :] * frequencies], dim=1)

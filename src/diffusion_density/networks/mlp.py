@@ -1,13 +1,14 @@
-r"""A multilayer perceptron on Fourier features of the point and of the time, alone or as a stack of many.
+r"""A multilayer perceptron on Fourier features of the point and of the time: one network, or a stack of many.
 
 .. math:: h_1 = W_x \phi(x) + W_s \psi(s) + b, \quad h_{i+1} = W_i\, \mathrm{silu}(h_i) + b_i, \quad
           \mathrm{out} = W\, \mathrm{silu}(h) + b - \mathrm{skip}\cdot x .
 
-The activation is smooth, so that the divergence of the field is too and ODE solvers keep their order. The time enters
-only the first layer, where its part is computed once if all rows share one time. In a *stack* every parameter has a
-first dimension of M members and every product is a batched one: dozens of small networks cost little more than one.
+The activation is smooth. So the divergence of the field is smooth too, and ODE solvers keep their order of convergence.
+The time enters only the first layer; if all rows have the same time, its part is computed once. In a *stack* every
+parameter has a first dimension of M members, and every product is a batched one, so that dozens of small networks cost
+little more than one.
 
-A network of p(x | c) is called as ``network(x, s, c)`` and takes c, of C numbers, as further features.
+A network of p(x | c) is called as ``network(x, s, c)``; the C numbers of c are additional features.
 """
 
 import copy
@@ -26,16 +27,16 @@ from diffusion_density.process.batches import distinct_time
 
 
 class MLP(nn.Module):
-    """A network ``network(x, s)`` on points of D numbers.
+    """A network ``network(x, s)`` for points of D numbers.
 
     Args:
         dimension: D.
         widths: units of each hidden layer.
-        frequencies: Fourier features of the point; 0 for the point alone.
-        time_frequencies: Fourier features of the time.
+        frequencies: number of Fourier frequencies of the point; 0 for the point alone.
+        time_frequencies: number of Fourier frequencies of the time.
         frequency_scale: standard deviation of all frequencies, in cycles per unit.
         skip: subtract the point from the output: score matching with this skip is entropy matching.
-        context: C, the numbers that the density is conditional on.
+        context: C, the number of values that the density is conditional on.
         generator: draws weights and frequencies.
     """
 
@@ -54,7 +55,8 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.dimension = dimension
-        self.register_buffer("skip", torch.tensor(float(skip)))  # a buffer: networks with and without it can be stacked
+        # a buffer, so that networks with and without the skip can be stacked
+        self.register_buffer("skip", torch.tensor(float(skip)))
         self.embed_point = FourierFeatures(dimension, frequencies, frequency_scale, generator)
         self.embed_time = FourierFeatures(1, time_frequencies, frequency_scale, generator)
         self.from_time = _Affine(self.embed_time.width, widths[0], generator)
@@ -64,7 +66,7 @@ class MLP(nn.Module):
 
     @classmethod
     def stack(cls, networks: Sequence["MLP"]) -> "MLP":
-        """M networks of one shape as one, called with x of shape (M, R, D) and s of shape (M, R).
+        """M networks of one shape as one network, called with x of shape (M, R, D) and s of shape (M, R).
 
         Raises:
             InputError: if their shapes differ.
@@ -89,15 +91,16 @@ class MLP(nn.Module):
         return changed
 
     def side_by_side(self) -> "SideBySide":
-        """A stack as one network: equal shares of a batch's rows, in order, go to each member."""
+        """A stack as one network: each member gets an equal share of a batch's rows, in order."""
         return SideBySide(self)
 
     @torch.no_grad()
     def with_trace(self, x: Float[Tensor, "r d"], s: Float[Tensor, " n"]) -> tuple[Tensor, Float[Tensor, " r"]]:
-        """The output and the trace of its Jacobian in x, for one network without a context; without autograd.
+        """The output and the trace of its Jacobian in x, without autograd; for one network without a context.
 
-        As autograd does, it pulls one gradient a dimension back through the layers, but it computes the derivatives of
-        activations and features once for all of them, and scales weights in the place of rows.
+        Like autograd, this propagates one gradient per dimension back through the layers. It is faster because it
+        computes the derivatives of activations and features once for all dimensions, and scales weights instead of
+        rows.
         """
         first, *rest = self.layers
         features = self.embed_point(x)
@@ -164,7 +167,7 @@ class SideBySide:
         return self.stack(points, times)[place]
 
     def at_rows(self, rows: slice | Int[Tensor, " r"], points: int) -> "SideBySide":
-        """The network of some rows of a batch of that many points; members without rows are left out."""
+        """The network for some rows of a batch of that many points; members without rows are left out."""
         members = len(self.stack.skip)
         equal = torch.arange(members, device=self.stack.skip.device).repeat_interleave(points // members)
         return SideBySide(self.stack, (equal if self.members is None else self.layer)[rows])

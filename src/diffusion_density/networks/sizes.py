@@ -1,4 +1,4 @@
-"""Sizes of the networks, as typed configuration: no torch is needed to check them."""
+"""Sizes of the networks, as typed configuration. This module does not import torch."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ class _Size(BaseModel):
 
 
 class MLPSize(_Size):
-    """The sizes of `networks.mlp.MLP`; see there."""
+    """The sizes of `networks.mlp.MLP`, which documents them."""
 
     widths: Annotated[tuple[Count, ...], Field(min_length=1)]
     frequencies: Annotated[int, Field(ge=0)]
@@ -22,7 +22,7 @@ class MLPSize(_Size):
 
 
 class SmallUNetSize(_Size):
-    """The sizes of `networks.unet.SmallUNet`; see there."""
+    """The sizes of `networks.unet.SmallUNet`, which documents them."""
 
     kind: Literal["small"]
     widths: Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -34,7 +34,7 @@ class SmallUNetSize(_Size):
 
 
 class FullResolutionUNetSize(_Size):
-    """The sizes of `networks.unet.FullResolutionUNet`; see there."""
+    """The sizes of `networks.unet.FullResolutionUNet`, which documents them."""
 
     kind: Literal["full_resolution"]
     width: Annotated[int, Field(ge=64, multiple_of=32)] = 128

@@ -1,14 +1,14 @@
 """U-Nets for images, called as ``network(x, s)`` with x of shape (B, C, H, W) and times s ∈ [0, 1] of shape (B,).
 
-``FullResolutionUNet`` is the network of paper D (section 5), taken over from Variational diffusion models: no change of
-resolution anywhere, residual blocks down and up with a skip from each, attention in the middle. ``SmallUNet`` is for
-CPUs: most of its weights work at low resolution, where they cost little.
+``FullResolutionUNet`` is the network of Zheng et al. 2023, which is that of Kingma et al. 2021 ("Variational diffusion
+models"): the same resolution everywhere, residual blocks down and up with a skip connection from each, and attention in
+the middle. ``SmallUNet`` is for CPUs: most of its weights work at low resolution, where they cost little.
 
-The paper's network returns z + NN(z, s). The small one returns NN(z, s) plus a linear map, which depends on the time,
-of contrasts between neighbouring pixels and of the fine features of each pixel, one of which is the noise that a level
-nearby would explain. That part is quick to learn: it holds the linear (Wiener) prediction at middle noise and the
-decoding of levels at the least noise. The last layer of NN, of
-every residual branch and of the linear part starts at zero.
+The published network returns z + NN(z, s). The small one returns NN(z, s) plus a linear map, which depends on the time,
+of contrasts between neighbouring pixels and of the fine features of each pixel; one of these is the noise that the
+nearest levels would explain. The linear part is quick to learn: it contains the linear (Wiener) prediction at medium
+noise, and the decoding of levels at the smallest noise. The last layers of NN, of every residual branch and of the
+linear part start at zero.
 """
 
 from itertools import pairwise
@@ -32,19 +32,19 @@ from diffusion_density.networks.blocks import (
 )
 from diffusion_density.process.batches import distinct_time
 
-GROUPS = 32
+NORM_GROUPS = 32
 
 
 class ResidualBlock(nn.Module):
     """x + convolution(silu(norm(h + time))), h = convolution(silu(norm(x))), with 3×3 kernels.
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out; where they differ, x goes through a 1×1 convolution.
+        inputs: number of input channels.
+        outputs: number of output channels; if it differs, x passes through a 1×1 convolution.
         time_width: width of the embedded time.
-        norms: normalisations of the two branches' inputs.
+        norms: normalisations of the inputs of the two convolutions.
         dropout: probability, before the second convolution.
-        time_bias: whether the layer that adds the time has biases (and starts at random) or not (and starts at zero).
+        time_bias: whether the layer that adds the time has biases and starts at random, or has none and starts at zero.
     """
 
     def __init__(
@@ -72,21 +72,21 @@ class ResidualBlock(nn.Module):
 
 
 class FullResolutionUNet(nn.Module):
-    """The U-Net without resampling of paper D: 30.58 million parameters at width 128, 122.1 million at 256.
+    """The U-Net of Zheng et al. 2023, without resampling: 30.58 million parameters at width 128, 122.1 million at 256.
 
-    The published conditioning input for augmented images is left out.
+    The published input for the parameters of image augmentation is left out.
 
     Args:
         channels: C of the images.
         width: channels of every block; 64, 96, 128, …
-        depth: residual blocks on the way down; there is one more on the way up.
+        depth: number of residual blocks on the way down; there is one more on the way up.
         frequencies: of the fine features, in cycles per unit.
         dropout: probability within the blocks.
-        attention: "middle" has it in the middle alone, "all" after every block too.
+        attention: "middle" for attention only in the middle, "all" for attention also after every block.
         generator: draws the weights.
 
     Raises:
-        InputError: unless width is a multiple of 32, the number of groups in its normalisation, and more than 32.
+        InputError: if the width is not a multiple of 32, the number of groups of the normalisation, or not above 32.
     """
 
     def __init__(
@@ -101,12 +101,13 @@ class FullResolutionUNet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if width % GROUPS or width == GROUPS:  # a group of one channel would normalise the time away
-            raise InputError(f"U-Net: width must be a multiple of {GROUPS} from {2 * GROUPS} on, got {width}")
+        if width % NORM_GROUPS or width == NORM_GROUPS:  # normalising groups of one channel would remove the time
+            least = 2 * NORM_GROUPS
+            raise InputError(f"U-Net: width must be a multiple of {NORM_GROUPS}, at least {least}, got {width}")
         self.frequencies = frequencies
 
         def norm(count: int = width) -> nn.Module:
-            return nn.GroupNorm(GROUPS, count, eps=1e-6)
+            return nn.GroupNorm(NORM_GROUPS, count, eps=1e-6)
 
         def block(inputs: int = width) -> ResidualBlock:
             return ResidualBlock(inputs, width, 4 * width, (norm(inputs), norm()), dropout, time_bias=False)
@@ -142,16 +143,16 @@ class FullResolutionUNet(nn.Module):
 class SmallUNet(nn.Module):
     """A U-Net with resampling that trains on a CPU, in channels-last memory.
 
-    Level i works at H/(patch · 2^i) with ``widths[i]`` channels: ``blocks`` residual blocks on the way down and as many
-    on the way up; the coarsest level has attention between the two. Going up, a 1×1 convolution of the coarse pixels,
-    repeated, is added to one of the skip.
+    Level i works at resolution H/(patch · 2^i) with ``widths[i]`` channels. It has ``blocks`` residual blocks on the
+    way down and the same number on the way up; the coarsest level has attention between them. On the way up, a 1×1
+    convolution of the coarse pixels, repeated to the finer resolution, is added to a 1×1 convolution of the skip.
 
     Args:
         channels: C of the images.
         widths: channels of the levels, finest first.
-        blocks: residual blocks of each level on each way.
-        patch: side of the pixel blocks that become channels before anything else; 1 leaves the resolution.
-        contrasts: filters whose amplified outputs are features too.
+        blocks: number of residual blocks of each level, on the way down and again on the way up.
+        patch: side of the pixel blocks that become channels at the start; 1 keeps the resolution.
+        contrasts: number of filters whose amplified outputs are features too.
         frequencies: of the fine features, in cycles per unit; see ``blocks.level_frequencies``.
         gammas: γ = log(σ²/α²) of the noise at s = 0 and s = 1, linear between.
         time_width: width of the embedded time.
@@ -203,7 +204,7 @@ class SmallUNet(nn.Module):
         """The prediction at x and s.
 
         Raises:
-            InputError: if the resolution can't be halved as often as there are levels.
+            InputError: if the resolution cannot be halved for each level.
         """
         factor = self.patch * 2 ** len(self.coarsen)
         if x.shape[2] % factor or x.shape[3] % factor:
@@ -231,13 +232,13 @@ class SmallUNet(nn.Module):
         return linear.sum(1) + self.from_contrasts(contrasts) + nonlinear
 
     def _noise(self, s: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """σ of the variance-preserving path."""
+        """σ of the variance-preserving path at the times s."""
         first, last = self.gammas
         return (first + (last - first) * s).sigmoid().sqrt()
 
 
 class _Level(nn.Module):
-    """Residual blocks of one width in a row."""
+    """A sequence of residual blocks of one width."""
 
     def __init__(self, width: int, blocks: int, time_width: int, dropout: float) -> None:
         super().__init__()

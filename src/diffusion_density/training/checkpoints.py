@@ -1,10 +1,11 @@
-"""Checkpoints of a training run: a folder of files, each written whole or not at all, of which the last two stay.
+"""Checkpoints of a training run: a folder of files, each written whole or not at all. The last two stay.
 
-A file holds the tensors of the run and, in its header, the step and the settings that the run must have to go on. A
-file that can't be read falls back to the one before it, with a warning; a file of other settings is an error, since
-going on from it would mix two runs.
+A file contains the tensors of the run and, in its header, the step and the settings of the run. If a file cannot be
+read, the one before it is used, with a warning. A file with other settings is an error, because continuing from it
+would mix two runs.
 """
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -17,7 +18,7 @@ from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError
 
 _LOG = logging.getLogger(__name__)
-KEPT = 2
+NUMBER_KEPT = 2
 _PREFIX = "step-"
 
 
@@ -25,27 +26,27 @@ class Checkpoints:
     """The checkpoints in one folder.
 
     Args:
-        folder: of this run alone; made with the first checkpoint.
-        settings: of the run, as JSON holds them.
+        folder: of this run only; created with the first checkpoint.
+        settings: of the run, as JSON values.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.settings = settings
+        self.settings = json.loads(json.dumps(settings))  # lists in place of tuples, as in the files
 
     def write(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
-        """Write a checkpoint, and remove all but it and the one before it.
+        """Write a checkpoint, and remove all others except the one before it.
 
-        Those of later steps go too: a run that gets here could not read them.
+        Checkpoints of later steps are removed too: a run writes this step again only if it could not read them.
 
         Raises:
-            InputError: if it can't be written; the ones before it stay.
+            InputError: if the file cannot be written; earlier checkpoints stay.
         """
         path = self.folder / f"{_PREFIX}{step:09d}.safetensors"
-        artifacts.write_safetensors(path, tensors, {"step": step, "run": dict(self.settings)})
+        artifacts.write_safetensors(path, tensors, {"step": step, "run": self.settings})
         found = self._newest_first()
         before = found.index(path)
-        for other in (*found[:before], *found[before + KEPT :]):
+        for other in (*found[:before], *found[before + NUMBER_KEPT :]):
             other.unlink(missing_ok=True)
         return path
 
@@ -53,7 +54,7 @@ class Checkpoints:
         """The step and the tensors of the newest checkpoint that can be read; None if there is none.
 
         Raises:
-            InputError: if it is of other settings, naming the first that differs.
+            InputError: if it has other settings; the message names the first difference.
         """
         found = self._newest_first()
         for path in found:
@@ -65,15 +66,15 @@ class Checkpoints:
             if difference := next(_differences(header["run"], self.settings), None):
                 raise InputError(
                     f"{path}: is of another training run ({difference}); "
-                    f"remove {self.folder} to start anew, or give this run a folder of its own"
+                    f"remove {self.folder} to start from scratch, or give this run a folder of its own"
                 )
             return header["step"], tensors
         if found:
-            _LOG.warning("%s: holds no checkpoint that can be read; the run starts anew", self.folder)
+            _LOG.warning("%s: holds no checkpoint that can be read; the run starts from scratch", self.folder)
         return None
 
     def sweep(self) -> None:
-        """Remove what a process left that was killed while it wrote."""
+        """Remove the temporary files of processes that were killed while they wrote."""
         for path in self.folder.glob(f".{_PREFIX}*.tmp.safetensors"):
             with suppress(OSError):
                 path.unlink()
@@ -87,10 +88,5 @@ def _differences(theirs: object, ours: object, key: str = "") -> Iterator[str]:
     if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
         for name in sorted({*theirs, *ours}):
             yield from _differences(theirs.get(name), ours.get(name), f"{key}.{name}" if key else name)
-    elif _plain(theirs) != _plain(ours):
+    elif theirs != ours:
         yield f"{key}: {theirs} there, {ours} here"
-
-
-def _plain(value: object) -> object:
-    """Tuples as lists, as JSON has them."""
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""What training costs, counted and not timed."""
+"""The cost of training in floating-point operations, counted and not timed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,11 +11,14 @@ from torch.utils.flop_counter import flop_registry
 from diffusion_density.training.flow_matching import FlowMatching
 
 FIRST_ORDER, SECOND_ORDER = 3, 6
-"""Operations of a step of training in forward passes, nearly: what `step_flops` counts for the networks here."""
+"""Operations of a training step, in units of a forward pass: about what `step_flops` counts for this library's
+networks.
+
+First order is flow matching without, second order with the trace term."""
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up torch's own counts; its `FlopCounterMode` can't follow a gradient of a gradient."""
+    """Adds up torch's own counts; torch's `FlopCounterMode` cannot follow the gradient of a gradient."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch left this method without annotations
@@ -36,9 +39,9 @@ class _Counter(TorchDispatchMode):
 
 
 def step_flops(network: nn.Module, objective: FlowMatching, shape: tuple[int, int, int]) -> int:
-    """Floating-point operations of one step for one image (C, H, W): forward, and backward through all of it.
+    """Floating-point operations of one training step for one image (C, H, W), forward and backward.
 
-    Matrix products and convolutions are counted, two for each multiply-add, by running the step on one image.
+    Matrix products and convolutions are counted, two operations per multiply-add, by running the step on one image.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, *shape, generator=generator)

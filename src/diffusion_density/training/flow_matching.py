@@ -1,26 +1,27 @@
-r"""Maximum likelihood on log-linear schedules: first- and second-order flow matching (paper D, sections 1.3 and 3).
+r"""Maximum likelihood on log-linear schedules: first- and second-order flow matching (Zheng, Lu, Chen and Zhu 2023).
 
-At y = α x + σ ε, γ = log(σ²/α²), a network's output Z_θ(y, s) is compared with the target Z of its prediction. In each
-prediction an error of the output is an error of the noise times a factor, ε − ε̂ = c (Z − Ẑ), so that
+At y = α x + σ ε, γ = log(σ²/α²), the network's output Z_θ(y, s) is compared with the target Z of its prediction. For
+each prediction the error of the noise is a factor times the error of the output, ε − ε̂ = c (Z − Ẑ), so that
 
 .. math:: J = \tfrac12 \int_{\gamma_0}^{\gamma_1} E\|\varepsilon - \hat\varepsilon\|^2\, d\gamma
           = \tfrac12 \int_{\gamma_0}^{\gamma_1} c^2(\gamma)\, E\|Z - \hat Z\|^2\, d\gamma, \qquad
           c = 1 \text{ (noise)},\ \sigma \text{ (score, entropy)},\ \alpha \text{ or } \sqrt2\,\alpha \text{ (velocity)}
 
-(α on the variance-preserving path, √2 α on the straight one; signs aside). J is the diffusion term of the bound on
-−log p, in nats, whatever the prediction and whatever density p(γ) the times come from: one throw estimates it by
-w ‖Z − Ẑ‖² with w = c²/(2 p). Velocities with times drawn from p ∝ α² have the constant weight Z_vp/2 = 6.6466 or
-Z_straight = 11.2991.
+(α on the variance-preserving path, √2 α on the straight path; up to the sign). J is the diffusion term of the bound on
+−log p in nats, for every prediction and every density p(γ) of the times. One throw (a random draw of time and noise)
+estimates J by w ‖Z − Ẑ‖² with w = c²/(2 p). For velocities and times drawn from p ∝ α² the weight is constant: Z_vp/2 =
+6.6466 or Z_straight = 11.2991.
 
-The second order (velocity F) fits the trace of the Jacobian, hence the divergence that the likelihood of the flow
-integrates. At the optimum F*, in N dimensions,
+The second-order objective (for the velocity F) also fits the trace of the Jacobian, that is, the divergence in the
+likelihood of the flow. At the optimum F*, in N dimensions,
 
 .. math:: \sigma\, \mathrm{tr} \frac{\partial F^*}{\partial y}
           = \alpha\,(N - E\|F - F^*\|^2) \text{ (vp)}, \qquad
           = N/\sqrt2 - \sqrt2\, \alpha\, E\|F - F^*\|^2 \text{ (straight)},
 
-and the term (λ/N) w (σ vᵀ(∂F̂/∂y)v − right-hand side)² is added, with one Rademacher probe v and the network's own
-residual ‖F − F̂‖², held constant. Since v has one draw, it also penalises the Jacobian's off-diagonal part.
+The objective adds the term (λ/N) w (σ vᵀ(∂F̂/∂y)v − right-hand side)², with one Rademacher probe v and with the
+network's own residual ‖F − F̂‖², held constant, in place of the expectation. Because there is only one v, the term also
+penalises the off-diagonal part of the Jacobian.
 """
 
 from collections.abc import Callable
@@ -40,17 +41,16 @@ TimeDensity = Literal["uniform", "importance"]
 
 
 class FlowMatching:
-    """The objective of one throw (time, noise) per example.
+    """The objective with one throw (time, noise) per example.
 
     Args:
         schedule: the path.
         prediction: what the network outputs.
-        times: their density: uniform in γ, or importance sampled, proportional to α².
+        times: density of the times: "uniform" in γ, or "importance", proportional to α².
         trace_weight: λ of the second-order term; 0 leaves it out.
 
     Raises:
-        InputError: if the prediction or the density has no such name, λ is negative, or it is not 0 for a prediction
-            other than velocity.
+        InputError: for an unknown prediction or density, a negative λ, or λ > 0 with another prediction than velocity.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class FlowMatching:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What this objective is, as JSON holds it."""
+        """The arguments of this objective, as JSON values."""
         schedule = self.schedule
         return {
             "path": schedule.path,
@@ -87,7 +87,7 @@ class FlowMatching:
         }
 
     def throw(self, u: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-        """Times s and weights w of ‖Z − Ẑ‖², in nats, for uniform numbers u ∈ [0, 1) in double precision."""
+        """Times s and weights w of ‖Z − Ẑ‖² (in nats) for uniform random numbers u ∈ [0, 1) in double precision."""
         s = self._proposal.times(u)
         schedule = self.schedule
         per_gamma = torch.full_like(s, 0.5)
@@ -98,7 +98,7 @@ class FlowMatching:
         return s, per_gamma * (schedule.gamma_max - schedule.gamma_min) / self._proposal.density(s)
 
     def probe(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Numbers ±1, shape (B, *) like x, where the objective needs them."""
+        """Random signs ±1, shape (B, *) like x, if the objective needs them."""
         if not self.trace_weight:
             return None
         signs = torch.randint(0, 2, x.shape, generator=generator, device=x.device, dtype=torch.int8)
@@ -112,17 +112,17 @@ class FlowMatching:
         noise: Tensor,
         probe: Tensor | None = None,
     ) -> Float[Tensor, " b"]:
-        """The loss of each example, summed over dimensions, in nats; divide by N log 2 for bits/dim.
+        """The loss of each example, summed over dimensions, in nats; divide by N log 2 to get bits/dim.
 
         Args:
             network: called as ``network(y, s)``, y of shape (B, *) and s of shape (B,), giving (B, *).
             x: (B, *) the data.
-            u: (B,) uniform numbers for the times, double precision.
+            u: (B,) uniform random numbers for the times, double precision.
             noise: (B, *) ε.
-            probe: (B, *) of ``probe``, if the trace term is on.
+            probe: (B, *) from `probe`, for the second-order objective.
 
         Raises:
-            InputError: if the trace term is on and there is no probe.
+            InputError: if the second-order objective gets no probe.
         """
         s, weight = (values.to(x.dtype) for values in self.throw(u))
         alpha, sigma = self.schedule.alpha(s), self.schedule.sigma(s)

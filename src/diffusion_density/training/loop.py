@@ -1,15 +1,14 @@
-r"""Training of image models: one run, on one device or many, that ends the same however often it was stopped.
+r"""Train a network on images, on one device or several; a run that was stopped and resumed ends with the same result.
 
-A step draws a batch of B images, a throw (time, noise) for each, and moves the weights along the mean loss. Everything
-drawn depends on the seed and the step alone, and is drawn for the whole batch: process r of R takes rows r, r + R, …,
-so that a run has one loss curve on any number of processes and with any micro-batch, up to the order of sums, and a run
-that resumes from a checkpoint is the undisturbed one bit by bit (on CPUs; on GPUs as far as the kernels repeat
-themselves). Only dropout, which torch's global generator draws, differs between processes and micro-batches; that
-generator too is set anew each step.
+A step takes a batch of B images, draws a throw (time, noise) for each, and updates the weights by the gradient of the
+mean loss. All random numbers depend only on the seed and the step, and are drawn for the whole batch; process r of R
+takes rows r, r + R, … Therefore the loss curve does not depend on the number of processes or the micro-batch, except
+for the order of sums, and a run that resumes from a checkpoint gives the same bits as a run without interruption (on
+CPUs; on GPUs if the kernels are deterministic). Only dropout, which uses torch's global generator, differs between
+processes and micro-batches; each step seeds that generator again.
 
-Times come from B strata of [0, 1) (`times.low_discrepancy`), of which each process gets its own. Images come in the
-order of a new shuffle each epoch. The learning rate rises linearly over ``warmup`` steps and then stays, or falls along
-a half cosine to zero.
+The B times are stratified (`times.low_discrepancy`). Each epoch shuffles the images again. The learning rate rises
+linearly over ``warmup`` steps; then it stays constant, or falls to zero along a half cosine.
 """
 
 import copy
@@ -29,10 +28,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_density.data.images import ImageSet
+from diffusion_density.machine.devices import Devices, OneDevice, in_first
 from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.checkpoints import Checkpoints
-from diffusion_density.training.devices import Devices, OneDevice, in_first
 from diffusion_density.training.flow_matching import FlowMatching
 from diffusion_density.training.passes import ImageTraining, Passes, named
 
@@ -41,7 +40,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Trained(Generic[Network]):
-    """What a run ends with.
+    """The result of a run.
 
     Attributes:
         network: with the averaged weights, for evaluation.
@@ -69,29 +68,30 @@ def train_images(
 ) -> Trained[Network]:
     """Train a network on the training images, from the last checkpoint in ``folder`` if there is one.
 
-    At SIGTERM the run writes a checkpoint after the step it is in and lets the signal through.
+    After SIGTERM the run finishes its step, writes a checkpoint, and ends by that signal.
 
     Args:
-        network: called as ``network(y, s)``, (B, C, H, W) and (B,) to (B, C, H, W); it is left as it is.
-        images: their bin centres in (−1, 1) are the data.
+        network: called as ``network(y, s)`` with y (B, C, H, W) and s (B,), gives (B, C, H, W); it is not changed.
+        images: the data are the centres of their levels, in (−1, 1).
         objective: gives each example's loss.
         settings: of the optimisation.
-        folder: for the checkpoints of this run alone.
-        devices: of `devices.open_devices`; one CPU by default.
-        micro_batch: images that a process sends through the network at once; by default its whole share. Where memory
-            runs out it is halved, in all processes, and the batch stays.
+        folder: for the checkpoints of this run only.
+        devices: from `machine.devices.open_devices`; one CPU by default.
+        micro_batch: number of images that a process gives to the network at once; by default its whole share. If memory
+            runs out, all processes halve it; the batch stays the same.
         checkpoint_every: steps between checkpoints.
-        identity: what else a checkpoint must agree on, such as the size and seed of the network; as JSON holds it.
+        identity: further settings that a checkpoint must have, such as the size and seed of the network; JSON values.
         snapshots: steps after which ``on_snapshot`` gets the step and the averaged network, in the first process. A run
-            that resumes repeats the snapshots since its checkpoint, and no others.
+            that resumes repeats the snapshots after its checkpoint, and no others.
         on_snapshot: called before the checkpoint of its step is written, so that no snapshot is lost.
-        progress: whether to show a bar, in the first process.
+        progress: whether the first process shows a progress bar.
 
     Raises:
-        InputError: if the batch can't be shared, the checkpoint is of another run or can't be written, or one image
-            at a time is more than the memory holds.
-        NumericalError: if the loss or its gradient is not finite, naming the step and the images; the last checkpoint
-            stays.
+        InputError: if the batch cannot be divided among the processes, the checkpoint belongs to another run or cannot
+        be
+            written, or the memory is too small for a single image.
+        NumericalError: if the loss or its gradient is not finite; the message names the step and the images. The last
+            checkpoint stays.
     """
     devices = devices or OneDevice()
     if settings.batch_size % devices.world_size:
@@ -141,13 +141,13 @@ def train_images(
 def _identity(
     images: ImageSet, objective: FlowMatching, settings: ImageTraining, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What two runs must agree on for one to go on from the other's checkpoint."""
+    """The settings that must be equal for a run to continue from a checkpoint."""
     data = {"name": images.name, "variant": images.variant, "levels": images.levels, "sha256": dict(images.sha256)}
     return {"data": data, "objective": objective.settings, "training": asdict(settings), **more}
 
 
 def _resume(checkpoints: Checkpoints, optimiser: AveragedAdamW, devices: Devices) -> list[float]:
-    """Load the last checkpoint that the first process sees, and give the losses up to there."""
+    """Load the last checkpoint that the first process finds, and return the losses up to its step."""
     found = in_first(devices, checkpoints.latest)
     if found is None:
         return []
@@ -168,7 +168,7 @@ def _snapshot(taker: Callable[[int, Network], None], step: int, optimiser: Avera
 
 @contextmanager
 def _termination() -> Iterator[threading.Event]:
-    """Note SIGTERM instead of dying of it; outside the main thread, where Python can't, leave it alone."""
+    """Set an event at SIGTERM instead of ending; outside the main thread, where Python cannot do that, do nothing."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked

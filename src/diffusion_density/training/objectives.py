@@ -1,15 +1,17 @@
 r"""Denoising score matching: one residual, three weightings.
 
-Whatever a network predicts, its score makes the residual r = σ ∇log p̂_s(y) + ε at y = α x₀ + σ ε. Training minimises
+For every prediction, the network's score gives the residual r = σ ∇log p̂_s(y) + ε at y = α x₀ + σ ε. Training
+minimises
 
 .. math:: \int w(s)\, E\|r\|^2\, ds, \qquad w = 1 \ \text{(unit)}, \quad
           w = \frac{g^2}{2\sigma^2} \ \text{(likelihood)}, \quad
           w = \frac{g^2}{2\sigma^2}\, \mathrm{sigmoid}(2 - \lambda) \ \text{(sigmoid)}.
 
-The unit weighting is the simple loss of DDPM; the last one is made for the quality of samples (Kingma & Gao 2023). With
-the likelihood weighting the excess of the loss over its minimum is ∫ ½ g² E‖∇log p̂ − ∇log p‖² ds, the score-error
-integral, which with KL(p_T ‖ prior) bounds the KL divergence of the data from the reverse SDE (paper A; Song et al.
-2021). For entropy matching ``residual`` is the paper's (e − y) σ + ε on the variance-preserving schedule.
+The unit weighting is the simple loss of DDPM (Ho et al. 2020); the sigmoid weighting is made for the quality of samples
+(Kingma and Gao 2023). With the likelihood weighting the loss exceeds its minimum by ∫ ½ g² E‖∇log p̂ − ∇log p‖² ds, the
+score-error integral. Plus KL(p_T ‖ prior), it is an upper bound on the KL divergence from the data distribution to the
+distribution of the reverse SDE (Song et al. 2021). For entropy matching on the variance-preserving schedule,
+``residual`` is (e − y) σ + ε (Premkumar 2024).
 """
 
 from typing import Literal
@@ -39,7 +41,7 @@ def weight(weighting: Weighting, schedule: Schedule, s: Tensor) -> Tensor:
 
 
 def proposal(weighting: Weighting, schedule: Schedule) -> Proposal:
-    """Where training times are drawn: uniformly, or with the weight's singularity at the data end taken out."""
+    """The distribution of training times: uniform, or one that cancels the weight's singularity at the data end."""
     if weighting == "likelihood":
         return HalfSigma(schedule, schedule.s_start)
     return Uniform(schedule.s_start, schedule.s_max)

@@ -1,9 +1,9 @@
-r"""The passes of one step of image training, on all processes and within their memory.
+r"""The forward and backward passes of one training step on images, on all processes and within their memory.
 
-Each process takes its rows of the batch in micro-batches and keeps their gradients to itself; then all tell each other
-the mean loss, whether they were asked to stop, and whether memory ran out. If it did anywhere, all of them repeat the
-step with half the micro-batch: the batch, and so the result up to the order of sums, stays. Only then are gradients
-averaged, so that no process ever waits for one that ran out of memory in the midst of its passes.
+Each process takes its rows of the batch in micro-batches and keeps their gradients. Then all processes exchange the
+mean loss, whether one was asked to stop, and whether memory ran out in one. If it did, all repeat the step with half
+the micro-batch; the batch stays, and so does the result except for the order of sums. Gradients are averaged only after
+this exchange, so that no process waits for one that ran out of memory during its passes.
 """
 
 import logging
@@ -17,38 +17,38 @@ from torch import Tensor, nn
 
 from diffusion_density.data.images import ImageSet
 from diffusion_density.density.images.dequantization import to_unit
+from diffusion_density.machine.devices import Devices
 from diffusion_density.machine.errors import InputError
 from diffusion_density.process.times import independent, low_discrepancy
-from diffusion_density.training.devices import Devices
 from diffusion_density.training.flow_matching import FlowMatching
 from diffusion_density.training.randomness import Purpose, global_seed, seed_of, shuffled_rows
 
 _LOG = logging.getLogger(__name__)
-_ALLOCATORS = (  # they say so in a RuntimeError's text alone; the last is oneDNN's
+_OUT_OF_MEMORY_TEXTS = (  # of RuntimeErrors, which have no class of their own; the last is of oneDNN
     "DefaultCPUAllocator",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "could not create a primitive",
 )
-_NAMED = 8  # images that an error names
+_MOST_IMAGES_IN_MESSAGE = 8
 
 
 @dataclass(frozen=True)
 class ImageTraining:
-    """What decides the weights that a run ends with, beside network, images and objective.
+    """All settings of the optimisation; with network, images and objective they determine the final weights.
 
     Attributes:
-        steps: of the optimiser.
-        batch_size: B, images a step, all processes together.
-        learning_rate: of AdamW, at its highest.
-        warmup: steps over which it rises to that.
-        cosine: whether it falls to zero afterwards.
-        weight_decay: of AdamW, on all but biases.
-        clip: largest norm of the gradient; None leaves it.
+        steps: number of optimiser steps.
+        batch_size: B, images per step, of all processes together.
+        learning_rate: the highest learning rate of AdamW.
+        warmup: number of steps in which the learning rate rises from zero.
+        cosine: whether the learning rate falls to zero afterwards.
+        weight_decay: of AdamW, for all parameters except biases.
+        clip: largest norm of the gradient; None for no limit.
         ema: decay of the averaged weights.
-        flips: whether half of the images are mirrored, left to right.
+        flips: whether each image is mirrored left to right with probability ½.
         low_discrepancy: whether the times of a batch are stratified.
-        bfloat16: whether the network computes in bfloat16 where torch's autocast thinks it harmless.
-        seed: of all that is random but the initial weights.
+        bfloat16: whether the network computes in bfloat16 where torch's autocast uses it.
+        seed: of all random numbers except the initial weights.
     """
 
     steps: int
@@ -71,7 +71,7 @@ class ImageTraining:
 
 
 class Passes:
-    """Forward and backward passes of a network, whose gradients they leave averaged over all processes.
+    """Forward and backward passes of a network; the gradients are the mean over all processes.
 
     Args:
         network: on its device.
@@ -79,7 +79,7 @@ class Passes:
         objective: gives each example's loss.
         settings: of the optimisation.
         devices: the processes.
-        micro_batch: images that a process sends through the network at once; by default its whole share.
+        micro_batch: number of images that a process gives to the network at once; by default its whole share.
     """
 
     def __init__(
@@ -105,21 +105,21 @@ class Passes:
         self._gradient = torch.cat([torch.zeros_like(value).flatten() for value in self._weights]) if several else None
 
     def step(self, step: int, stop: Callable[[], bool]) -> tuple[float, bool]:
-        """Leave the gradient of the mean loss in the weights; then ask whether to ``stop``.
+        """Store the gradient of the mean loss in the weights' ``grad``; then ask ``stop`` whether to stop.
 
         Returns:
-            The mean loss over the whole batch, and whether any process has been told to stop.
+            The mean loss over the whole batch, and whether any process was asked to stop.
 
         Raises:
-            InputError: if one image at a time is more than the memory of a device holds.
+            InputError: if the memory of a device is too small for a single image.
         """
         while True:
             loss = self._attempt(step)
-            told = torch.zeros(3, dtype=torch.float64, device=self.devices.device)
+            own = torch.zeros(3, dtype=torch.float64, device=self.devices.device)
             if loss is not None:
-                told[0] = loss
-            told[1], told[2] = float(stop()), float(loss is None)
-            mean, stopped, failed = self.devices.all_reduce(told).tolist()
+                own[0] = loss
+            own[1], own[2] = float(stop()), float(loss is None)
+            mean, stopped, failed = self.devices.all_reduce(own).tolist()
             if not failed:
                 break
             self._halve(step)
@@ -128,15 +128,15 @@ class Passes:
         return mean, stopped > 0
 
     def batch(self, step: int) -> Int64[Tensor, " batch"]:
-        """Which training images the step takes, all processes together."""
+        """The numbers of the training images of this step, of all processes together."""
         count = self.settings.batch_size
         return shuffled_rows(len(self.images.train), self.settings.seed, step * count, count)
 
     def culprits(self, step: int) -> str:
-        """The rows of the last step's batch whose loss is not finite, in words."""
+        """A text that names the images of the last step's batch whose loss is not finite."""
         rows = torch.zeros(self.settings.batch_size, dtype=torch.float64, device=self._bad.device)
         rows[self._mine] = self._bad.double()
-        bad = self.devices.all_reduce(rows).nonzero().flatten().cpu()  # of all processes, in the order of the batch
+        bad = self.devices.all_reduce(rows).nonzero().flatten().cpu()  # rows of all processes, in the batch's order
         if not len(bad):
             return f"the sum over {named(self.batch(step))}"
         return f"{len(bad)} of the batch: {named(self.batch(step)[bad])}"
@@ -146,14 +146,14 @@ class Passes:
         return slice(self.devices.global_rank, None, self.devices.world_size)
 
     def _attempt(self, step: int) -> float | None:
-        """This process's mean loss, with its gradient in the weights; None, and no gradient, if memory ran out."""
+        """This process's mean loss, with the gradient in the weights; None, and no gradient, if memory ran out."""
         try:
             return self._passes(step)
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
             self._shortage = str(error).partition("\n")[0]
-        # out of the handler, so that no traceback holds on to the activations
+        # after the handler, because the traceback in it keeps the activations in memory
         for value in self._weights:
             value.grad = None
         if self.devices.device.type == "cuda":
@@ -161,12 +161,12 @@ class Passes:
         return None
 
     def _halve(self, step: int) -> None:
-        """Take half as many images at once, as all processes do together."""
+        """Halve the micro-batch; all processes do so together."""
         for value in self._weights:
             value.grad = None
         if self.micro_batch == 1:
             raise InputError(
-                f"training: one image at a time is more than the memory of {self.devices.device} holds, at step "
+                f"training: the memory of {self.devices.device} is too small for one image at a time, at step "
                 f"{step + 1}; ask for more memory or train a smaller network"
                 + (f" ({self._shortage})" if self._shortage else "")
             )
@@ -181,7 +181,7 @@ class Passes:
             )
 
     def _average(self) -> None:
-        """Replace each process's gradient by the mean over all."""
+        """Replace each process's gradient by the mean over all processes."""
         if self._gradient is None:
             return
         gradients = [torch.zeros_like(value) if value.grad is None else value.grad for value in self._weights]
@@ -213,7 +213,7 @@ class Passes:
         return output.to(y.dtype)
 
     def _draw(self, step: int) -> list[Tensor]:
-        """This process's rows of the step: images in (−1, 1), uniform numbers, noise, and probes if needed."""
+        """This process's rows of the batch: images in (−1, 1), uniform random numbers, noise, and probes if needed."""
         settings, device = self.settings, self.devices.device
         count = settings.batch_size
         mine = self._mine
@@ -230,13 +230,14 @@ class Passes:
 
 
 def named(images: Int64[Tensor, " n"]) -> str:
-    """Training images by number, the first few of many."""
-    listed = ", ".join(str(i) for i in images[:_NAMED].tolist())
-    more = f" and {len(images) - _NAMED} more" if len(images) > _NAMED else ""
+    """A text with the numbers of training images; of many, the first few."""
+    listed = ", ".join(str(i) for i in images[:_MOST_IMAGES_IN_MESSAGE].tolist())
+    rest = len(images) - _MOST_IMAGES_IN_MESSAGE
+    more = f" and {rest} more" if rest > 0 else ""
     return f"training images {listed}{more}"
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed, of CUDA's or of the processor's memory."""
+    """Whether an allocation failed, in GPU or processor memory."""
     kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or any(allocator in str(error) for allocator in _ALLOCATORS)
+    return isinstance(error, kinds) or any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for and on nothing that came before, so that any step can be repeated."""
+"""Random numbers that depend only on a key of numbers, and not on earlier draws, so that any step can be repeated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Purpose(IntEnum):
-    """What random numbers are for: those of different purposes are independent."""
+    """The use of random numbers. Numbers for different uses are independent."""
 
     THROWS = 0
     DROPOUT = 1
@@ -25,7 +25,7 @@ def seed_of(*key: int) -> int:
 
 
 def shuffled_rows(samples: int, seed: int, start: int, count: int) -> Int64[Tensor, " count"]:
-    """Entries start … start + count − 1 of an endless list of samples, shuffled anew in each epoch."""
+    """Entries start … start + count − 1 of an endless list of the samples, in which each epoch has a new order."""
     epochs = range(start // samples, (start + count - 1) // samples + 1)
     ends = [(start - epoch * samples, start + count - epoch * samples) for epoch in epochs]
     parts = [
@@ -41,7 +41,7 @@ def _shuffle(samples: int, seed: int, epoch: int) -> Int64[Tensor, " samples"]:
 
 @contextmanager
 def global_seed(device: torch.device, *key: int) -> Iterator[None]:
-    """Set torch's global generator, which dropout draws from, and put it back afterwards."""
+    """Seed torch's global generator, which dropout uses, and restore it afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed_of(*key))
         yield

@@ -1,4 +1,4 @@
-"""A trained model in one file: weights, and in the header all that it takes to use them. No code is executed."""
+"""Save a trained model in one file: the weights, and in the header what is needed to use them. Nothing is executed."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -46,7 +46,7 @@ class LogLinearSettings(_Node):
 
 
 class ModelSettings(_Node):
-    """What a file of weights stands for."""
+    """The model that a file of weights belongs to."""
 
     dimension: Annotated[int, Field(gt=0)]
     prediction: Prediction
@@ -54,7 +54,7 @@ class ModelSettings(_Node):
     network: MLPSize
 
     def build(self, generator: torch.Generator | None = None) -> MLP:
-        """The network, untrained."""
+        """The network before training."""
         return MLP(self.dimension, **self.network.model_dump(), generator=generator)
 
 
@@ -67,7 +67,7 @@ def load(path: Path) -> tuple[DiffusionModel, ModelSettings]:
     """Read a model.
 
     Raises:
-        InputError: if the file is no such model, or its weights do not fit its settings.
+        InputError: if the file is not a saved model, or its weights do not fit its settings.
     """
     tensors, header = artifacts.read_safetensors(path)
     settings = checked(ModelSettings, header, f"{path}: is not a saved model")
@@ -75,5 +75,5 @@ def load(path: Path) -> tuple[DiffusionModel, ModelSettings]:
     try:
         network.load_state_dict(tensors)
     except RuntimeError:
-        raise InputError(f"{path}: the weights do not fit the settings beside them") from None
+        raise InputError(f"{path}: the weights do not fit the settings in its header") from None
     return DiffusionModel(network, settings.schedule.build(), settings.prediction), settings

@@ -1,30 +1,30 @@
-r"""Training many small networks of one shape as one.
+r"""Train many small networks of one shape together.
 
-Sweeps need dozens of small networks, each far too small to keep a processor busy. Their parameters are stacked along a
-new first dimension and one pass trains all of them: every matrix product becomes a batched one. The members never mix:
-the loss is the sum of theirs, Adam and the averaging act element by element, and each member's data and random stream
-are its own. A member's weights are therefore those it would get if trained alone, up to the order of sums.
+Sweeps need dozens of small networks, and each is much too small to keep a processor busy. Here their parameters are
+stacked along a new first dimension, every matrix product becomes a batched one, and one pass trains all of them. The
+members do not influence each other: the loss is the sum of their losses, Adam and the averaging work element by
+element, and each member has its own data and random stream. So a member gets the weights that it would get alone,
+except for the order of sums.
 
-One optimiser step takes a minibatch of B samples, each thrown n_t times, that is B·n_t independent draws of (time,
-noise).
+One optimiser step takes a minibatch of B samples with n_t throws each, that is, B·n_t independent random draws of
+(time, noise).
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from diffusion_density.machine.errors import InputError, NumericalError
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.process.predictions import Prediction
 from diffusion_density.process.schedules import Schedule
+from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.objectives import Weighting, proposal, residual, weight
 
-ROWS = 131_072  # rows of one pass, all members together; fewer cost overhead, and more gain nothing (measured)
+ROWS_PER_PASS = 131_072  # of all members together; fewer rows cost overhead, and more do not help (measured)
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Member:
     """One network of a stack.
 
     Attributes:
-        network: its module; all members' have the same shape.
+        network: all members' networks have the same shape.
         prediction: what it predicts.
         weighting: the weighting of its loss.
-        data: (N, D) its training samples, or (N, D + C) with what a conditional network is given in the last columns.
-        stream: seeds its minibatches and throws. Members with equal data and stream see the same ones, so that arms
-            differ by nothing but themselves.
+        data: (N, D) training samples, or (N, D + C) for a conditional network, with the context in the last columns.
+        stream: seed of the minibatches and throws. Members with equal data and stream get the same minibatches and
+            throws, so that a comparison between them has no other difference.
     """
 
     network: MLP
@@ -48,7 +48,7 @@ class Member:
 
 
 class _Throws:
-    """The minibatches of one (data, stream): shuffled each epoch, every sample thrown n_t times."""
+    """The minibatches of one pair (data, stream): shuffled in each epoch, with n_t throws per sample."""
 
     def __init__(self, data: Tensor, dimension: int, stream: int, batch: int, throws: int) -> None:
         self.data = data
@@ -59,7 +59,7 @@ class _Throws:
         self.order = torch.empty(0, dtype=torch.long, device=data.device)
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Samples (B·n_t, D + C), uniform numbers (B·n_t,) for the times, and noise (B·n_t, D)."""
+        """Samples (B·n_t, D + C), uniform random numbers (B·n_t,) for the times, and noise (B·n_t, D)."""
         if len(self.order) < self.batch:
             self.order = torch.randperm(len(self.data), generator=self.generator, device=self.data.device)
         chosen, self.order = self.order[: self.batch], self.order[self.batch :]
@@ -79,23 +79,23 @@ def train_stack(
     ema: float,
     checkpoints: Sequence[int],
 ) -> Iterator[tuple[int, MLP | None]]:
-    """Train every member at once.
+    """Train all members together.
 
     Args:
-        members: the networks; they are left as they are.
+        members: the networks; they are not changed.
         schedule: the forward process.
         throws: n_t, draws of (time, noise) per sample of a minibatch.
         batch_size: B, samples per minibatch; must divide N.
         learning_rate: of Adam, constant.
-        ema: decay of the averaged weights, bias-corrected; 0 keeps the raw ones.
-        checkpoints: optimiser steps at which the weights are given out, in any order.
+        ema: decay of the averaged weights, bias-corrected; 0 uses the current weights.
+        checkpoints: optimiser steps after which to yield the networks, in any order.
 
     Yields:
         After each step its number, and at checkpoints a stack of the (averaged) networks, in the order of the members.
 
     Raises:
         InputError: if the members differ in shape or size, or the batch size does not divide N.
-        NumericalError: if the loss is not finite, naming the step and the member.
+        NumericalError: if the loss is not finite; the message names the step and the member.
     """
     sizes = {tuple(member.data.shape) for member in members}
     if len(sizes) != 1:
@@ -104,13 +104,11 @@ def train_stack(
     if samples % batch_size:
         raise InputError(f"training: batch_size {batch_size} must divide the {samples} samples")
     networks = MLP.stack([member.network for member in members])
-    parameters: list[Tensor] = list(networks.parameters())
     dimension = networks.dimension
     streams = {_key(m): _Throws(m.data, dimension, m.stream, batch_size, throws) for m in members}
     objective = _Objective(members, schedule)
-    optimiser = _Adam(parameters, learning_rate)
-    average = [torch.zeros_like(value) for value in parameters]
-    rows = max(1, ROWS // len(members))
+    optimiser = AveragedAdamW(networks, weight_decay=0.0, ema=ema, betas=(0.9, 0.999))
+    rows = max(1, ROWS_PER_PASS // len(members))
     for step in range(1, max(checkpoints) + 1):
         draws = {key: stream.draw() for key, stream in streams.items()}
         x, u, noise = (torch.stack([draws[_key(m)][i] for m in members]) for i in range(3))
@@ -122,48 +120,8 @@ def train_stack(
         if not bool(losses.isfinite().all()):
             member = int((~losses.isfinite()).nonzero()[0])
             raise NumericalError(f"training: the loss of member {member} is not finite at step {step}")
-        optimiser.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(average, parameters, 1 - ema)
-        given = None
-        if step in checkpoints:
-            given = copy.deepcopy(networks)
-            for parameter, value in zip(given.parameters(), average, strict=True):
-                parameter.data = value / (1 - ema**step)
-        yield step, given
-
-
-class _Adam:
-    """torch's fused Adam by its functional form: its class imports the compiler, two seconds in every process."""
-
-    def __init__(self, parameters: list[Tensor], learning_rate: float) -> None:
-        self.parameters = parameters
-        self.learning_rate = learning_rate
-        self.first, self.second = ([torch.zeros_like(value) for value in parameters] for _ in range(2))
-        self.steps = [torch.zeros((), device=value.device) for value in parameters]
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Update the parameters by their gradients, and drop these."""
-        gradients = [value.grad for value in self.parameters if value.grad is not None]
-        adam(
-            self.parameters,
-            gradients,
-            self.first,
-            self.second,
-            [],
-            self.steps,
-            fused=True,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self.learning_rate,
-            weight_decay=0.0,
-            eps=1e-8,
-            maximize=False,
-        )
-        for value in self.parameters:
-            value.grad = None
+        optimiser.update(learning_rate)
+        yield step, optimiser.averaged(networks).requires_grad_() if step in checkpoints else None
 
 
 def _key(member: Member) -> tuple[int, int]:
@@ -171,7 +129,7 @@ def _key(member: Member) -> tuple[int, int]:
 
 
 class _Objective:
-    """The members' losses; neighbours of equal (prediction, weighting) are computed together."""
+    """The members' losses; neighbours with equal (prediction, weighting) are computed together."""
 
     def __init__(self, members: Sequence[Member], schedule: Schedule) -> None:
         self.schedule = schedule
@@ -183,7 +141,7 @@ class _Objective:
             start = end
 
     def __call__(self, networks: MLP, x: Tensor, u: Tensor, noise: Tensor) -> Tensor:
-        """(M,) sums over rows of the weighted ‖r‖²: samples (M, R, D + C), uniform numbers (M, R), noise (M, R, D)."""
+        """(M,) sums over rows of the weighted ‖r‖²; samples (M, R, D + C), uniform numbers (M, R), noise (M, R, D)."""
         s, scale = torch.empty_like(u), torch.empty_like(u)
         for _, weighting, part in self.groups:
             times = proposal(weighting, self.schedule)

@@ -1,4 +1,4 @@
-"""The verb `score` on images of an npz with a network of paper D, against the library; every wrong file is one line."""
+"""The command `score` on images of an npz with a network of the study max_likelihood; every wrong file is one line."""
 
 import json
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_score_gives_what_the_library_gives(
         assert result.stderr is not None
         assert np.allclose(rows.bits_per_dim, result.value, rtol=1e-6), name
         assert np.allclose(rows.stderr_bits_per_dim, result.stderr, rtol=1e-5), name
-        assert (rows.of == result.density).all()
+        assert (rows.density == result.density).all()
         assert (rows.kind == "upper").all()
         assert (rows.network_evaluations == result.network_evaluations).all()
         assert list(rows.image) == [1, 2, 3]
@@ -110,7 +110,7 @@ def test_the_formula_is_the_bound(network: tuple[Path, Run], digits: ImageSet) -
 
 @pytest.mark.parametrize("path", ["vp", "straight"])
 def test_all_estimators_of_the_sde_agree_for_an_exact_score(path: str) -> None:
-    """Pixels of a normal law: every bound is near the same number, on paths of either scale."""
+    """Pixels with a normal distribution: every bound is near the same number, on paths of either scale."""
     schedule = LogLinear(-7.876, 5.0, path)  # type: ignore[arg-type]
     from diffusion_density.process.model import DiffusionModel, GaussianPrior
 

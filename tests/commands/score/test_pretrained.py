@@ -1,4 +1,4 @@
-"""Models of the library `diffusers`: the noise that it gives itself, exact bits/dim of a normal law, and errors."""
+"""Models of the library `diffusers`: the predicted noise, exact bits/dim of a normal distribution, and errors."""
 
 import json
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""The command `score`: points or images, any model that can be read, a table with intervals."""
+"""The command `score`: log p of points, or bits/dim of images, by any model that can be read, with intervals."""

@@ -1,64 +1,44 @@
-"""The figure of the verb `score`, from its table: each point or image by each estimator, and the means over all."""
+"""The figure of `score`, from its table: each point or image by each estimator, and the means over all."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from diffusion_density.commands.score.table import summary
-from diffusion_density.studies.comparison.figures import STYLES
-from diffusion_density.studies.shared.style import GREY, canvas
+from diffusion_density.commands.score.summary import columns, summary
+from diffusion_density.density.estimators import ESTIMATORS
+from diffusion_density.studies.shared.style import ESTIMATOR_LOOKS, GREY, canvas
 from diffusion_density.studies.shared.tables import records
 
-LOOKS = {
-    "flow": STYLES["flow_exact"],
-    "flow_hutchinson": STYLES["flow_hutchinson"],
-    "path_integral": STYLES["path_integral"],
-    "reduced": STYLES["reduced"],
-    "formula": STYLES["formula"],
-    "chain": STYLES["chain"],
-    "bound": ("variational bound", "#000000", "-", "P"),
-}
-SPREAD = 0.6  # of the estimators' markers about a rank
-OF = {"flow": "flow", "sde": "SDE"}
+SPREAD = 0.6  # width of the estimators' markers around a rank
+DENSITIES = {"flow": "flow", "sde": "SDE"}
 
 
 def scores(table: pd.DataFrame) -> Figure:
-    """Values with 95 % intervals, ranked by the first estimator, and means with theirs; one colour an estimator."""
-    points = "point" in table
-    unit, label = ("nats", "log p (nats)") if points else ("bits_per_dim", "bits/dim")
-    value = "log_prob_nats" if points else "bits_per_dim"
+    """Values with 95 % intervals, ranked by the first estimator, and means with theirs; one colour per estimator."""
+    number, value, unit = columns("image" in table)
+    label = "log p (nats)" if number == "point" else "bits/dim"
     means = summary(table)
     names = list(means.estimator)
     figure, (every, mean) = canvas(2, height=2.2 + 0.12 * len(names))
-    first = table[table.estimator == names[0]]
-    index = "point" if points else "image"
-    rank = first[value].reset_index(drop=True).rank(method="first", na_option="bottom").to_numpy()
-    for place, name in enumerate(names):
-        rows = table[table.estimator == name]
-        shift = SPREAD * ((place + 0.5) / len(names) - 0.5)
-        _, colour, _, marker = LOOKS[name]
-        y, low, high = rows[[value, f"ci_low_{unit}", f"ci_high_{unit}"]].to_numpy(dtype=float).T
-        ends = np.nan_to_num(np.abs(np.array([y - low, high - y])))
-        every.errorbar(
-            rank + shift, y, yerr=ends, color=colour, ls="none", marker=marker, mfc="w", ms=3.5, elinewidth=0.7
-        )
-    every.set(xlabel=f"{index}, by rank", ylabel=label)
+    first = table[table.estimator == names[0]][value].reset_index(drop=True)
+    rank = first.rank(method="first", na_option="bottom").to_numpy()
     for place, row in enumerate(records(means)):
-        text, colour, _, marker = LOOKS[str(row.estimator)]
+        estimator = ESTIMATORS[row.estimator]
+        look = ESTIMATOR_LOOKS[estimator.name] | {"ls": "none"}
+        rows = table[table.estimator == estimator.name]
+        y, low, high = rows[[value, f"ci_low_{unit}", f"ci_high_{unit}"]].to_numpy(dtype=float).T
+        ends = np.nan_to_num(np.abs([y - low, high - y]))
+        shift = SPREAD * ((place + 0.5) / len(names) - 0.5)
+        every.errorbar(rank + shift, y, yerr=ends, elinewidth=0.7, **look)
         height = len(names) - 1 - place
-        ends = np.array([[row.mean - row.ci_low], [row.ci_high - row.mean]])
-        mean.errorbar(row.mean, height, xerr=ends, color=colour, marker=marker, mfc="w", ms=4, capsize=2, lw=1)
-        mean.annotate(
-            f"{text}: {OF[str(row.of)]}, {row.kind}",
-            (row.mean, height),
-            xytext=(0, 5),
-            textcoords="offset points",
-            ha="center",
-            fontsize=6.5,
-            color=colour,
-        )
-    mean.set(xlabel=f"mean {label}, {means.n.max()} {index}s", yticks=[], ylim=(-0.6, len(names) - 0.2))
+        bars = [[row.mean - row.ci_low], [row.ci_high - row.mean]]
+        mean.errorbar(row.mean, height, xerr=bars, capsize=2, elinewidth=1, **look)
+        text = f"{estimator.label}: {DENSITIES[row.density]}, {row.kind}"
+        mean.annotate(text, (row.mean, height), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=6.5,
+                      color=look["color"])  # fmt: skip
+    every.set(xlabel=f"{number}, by rank", ylabel=label)
+    every.annotate("bars: 95 % intervals", (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=6.5, color=GREY)
+    mean.set(xlabel=f"mean {label}, {means.n.max()} {number}s", yticks=[], ylim=(-0.6, len(names) - 0.2))
     mean.margins(x=0.5)
     mean.spines["left"].set_visible(False)
-    every.annotate("bars: 95 % intervals", (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=6.5, color=GREY)
     return figure

@@ -1,5 +1,6 @@
-"""What the verb `score` is given: points of a CSV, or images of an npz or of an image set by name."""
+"""What `score` is given: points of a CSV, or images of an npz file or of an image set by name."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,55 @@ from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError
 
 
+@dataclass(frozen=True)
+class Data:
+    """What to score.
+
+    Attributes:
+        source: a CSV of points; or ``npz:PATH`` or PATH.npz of images; or the name of an image set.
+        key: the array of images in the npz; ``test`` by default, or the only one.
+        number: score the first so many; all by default.
+        folder: where archives of image sets are.
+    """
+
+    source: str
+    key: str | None = None
+    number: int | None = None
+    folder: Path = Path("data")
+
+    @property
+    def are_images(self) -> bool:
+        """Whether the source names images."""
+        return self.source.startswith("npz:") or self.source.endswith(".npz") or self.source in NAMES
+
+    def points(self) -> Float[Tensor, "n d"]:
+        """The points of a CSV, as :func:`read_points`."""
+        return read_points(Path(self.source))[: self.number]
+
+    def images(self) -> ImageSet:
+        """The images, as the training part and the test part of a set alike; of an image set, its test images.
+
+        Raises:
+            InputError: for a file that is no npz, is damaged or pickled, or lacks the key; for an array that is not
+                uint8 (N, H, W, C) with 1 or 3 channels; for a number below 1.
+        """
+        if self.number is not None and self.number < 1:
+            raise InputError(f"score: the number of images must be at least 1, got {self.number}")
+        if self.source in NAMES:
+            if self.key is not None:
+                raise InputError(f"score: {self.source} has no keys; --key is for an npz")
+            found = load(self.source, self.folder, download=False)
+            pixels, levels, name, checksums = found.test, found.levels, found.name, dict(found.sha256)
+        else:
+            path = Path(self.source.removeprefix("npz:"))
+            pixels, levels = _npz(path, self.key)
+            name, checksums = path.stem, {path.name: artifacts.sha256_of(path)}
+        pixels = pixels[: self.number].contiguous()
+        return ImageSet(name, pixels, pixels, levels, variant="", origin=self.source, sha256=checksums, terms="")
+
+
 def read_points(path: Path) -> Float[Tensor, "n d"]:
-    """The points of a CSV with a header, one a row, every column a coordinate: (N, D) in double precision.
+    """The points of a CSV with a header, one per row, one coordinate per column: (N, D) in double precision.
 
     Raises:
         InputError: naming the row and column of the first cell that is no finite number.
@@ -31,41 +79,6 @@ def read_points(path: Path) -> Float[Tensor, "n d"]:
         column = table.columns[columns[0]]
         raise InputError(f"{path}: row {rows[0] + 1}, column {column!r}: {cell!s} is not a finite number")
     return torch.tensor(values)
-
-
-def are_images(source: str) -> bool:
-    """Whether the source names images: ``npz:PATH``, a path that ends in .npz, or an image set."""
-    return source.startswith("npz:") or source.endswith(".npz") or source in NAMES
-
-
-def read_images(source: str, data_dir: Path, key: str | None = None, number: int | None = None) -> ImageSet:
-    """The images to score, as the training and the test part of a set alike.
-
-    Args:
-        source: ``npz:PATH``, PATH.npz, or an image set by name, whose test images are taken.
-        data_dir: where archives of image sets are.
-        key: of the array in the npz; ``test`` by default, or the only one there is. Scalar ``levels``, else 256.
-        number: the first so many.
-
-    Raises:
-        InputError: for a file that is no npz, is damaged or pickled, or lacks the key; for an array that is not uint8
-            (N, H, W, C) with 1 or 3 channels; for a number below 1.
-    """
-    if number is not None and number < 1:
-        raise InputError(f"score: the number of images must be at least 1, got {number}")
-    if source in NAMES:
-        if key is not None:
-            raise InputError(f"score: {source} has no keys; --key is for an npz")
-        found = load(source, data_dir, download=False)
-        pixels, levels, name, checksums = found.test, found.levels, found.name, dict(found.sha256)
-    else:
-        path = Path(source.removeprefix("npz:"))
-        pixels, levels = _npz(path, key)
-        name, checksums = path.stem, {path.name: artifacts.sha256_of(path)}
-    pixels = pixels[:number].contiguous()
-    return ImageSet(
-        name=name, train=pixels, test=pixels, levels=levels, variant="", origin=source, sha256=checksums, terms=""
-    )
 
 
 def _npz(path: Path, key: str | None) -> tuple[Tensor, int]:

@@ -1,13 +1,14 @@
-"""Models that the verb `score` can read, each by what its file or folder is, for the points or images at hand.
+"""Models that `score` can read, each recognised by what its file or folder is.
 
 | what | read as |
 |---|---|
-| a mixture's JSON | its exact diffusion |
-| a file of `train` (safetensors) | a network on points |
+| a JSON file of a mixture | its exact diffusion |
+| a file that `train` wrote (safetensors) | a network on points |
 | a run of the study `max_likelihood` (safetensors) | one of its networks, chosen by seed and step |
 | a folder of `diffusers` | a U-Net on images of 256 levels |
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +23,101 @@ from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.max_likelihood import models as runs
 from diffusion_density.studies.max_likelihood.runs import DIGITS
 from diffusion_density.training import saved
+
+DIFFUSERS = "diffusers:"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model to score with. One of ``model`` and ``mixture`` is needed, and for images ``model``.
+
+    Attributes:
+        model: a file, a folder, or ``diffusers:`` and a folder.
+        mixture: the JSON file of a mixture.
+        network_seed: which network of a run; its first by default.
+        step: which snapshot of that network; its last by default.
+        device: where a network on images computes, ``cpu`` or ``cuda``.
+    """
+
+    model: str | None = None
+    mixture: Path | None = None
+    network_seed: int | None = None
+    step: int | None = None
+    device: str = "cpu"
+
+    def for_points(self, dimension: int) -> Model:
+        """The model of a file that `train` wrote, or the exact diffusion of a mixture, in double precision.
+
+        Raises:
+            InputError: if not exactly one is given, it is a model of images, or it has another dimension.
+        """
+        if (self.model is None) == (self.mixture is None):
+            raise InputError("give either --model or --mixture")
+        found: Model
+        if self.mixture is not None:
+            exact = read_mixture(self.mixture)
+            size, found = exact.dimension, exact.diffused(VariancePreserving())
+        else:
+            path = self._path()
+            if path.is_dir():
+                raise InputError(f"{path}: a folder holds a model of images; these are points")
+            trained, settings = saved.load(path)
+            assert isinstance(trained.network, torch.nn.Module)
+            trained.network.double()
+            size, found = settings.dimension, trained
+        if size != dimension:
+            given = self.model or self.mixture
+            raise InputError(f"{given}: has {size} dimensions, the points have {dimension} columns")
+        return found
+
+    def for_images(self, images: ImageSet) -> Model:
+        """The model of a run of `max_likelihood` or of a folder of `diffusers`, on the device.
+
+        The images must have the channels, size and levels of the model. (A run on someone's own npz does not say what
+        its images were like, except by the shapes of its weights.)
+
+        Raises:
+            InputError: for a file or folder of another kind, images that do not fit, a network that is not there, or
+                a GPU that is not there.
+        """
+        if self.model is None or self.mixture is not None:
+            raise InputError("score: images need --model, and no --mixture")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("score: --device cuda: torch finds no GPU")
+        path = self._path()
+        if path.is_dir():
+            if self.network_seed is not None or self.step is not None:
+                raise InputError(f"{path}: a folder holds one network; --network-seed and --step are for runs")
+            if not pretrained.is_pretrained(path):
+                raise InputError(f"{path}: holds no model of diffusers: no model_index.json, no scheduler_config.json")
+            model, shape = pretrained.load(path, self.device)
+            _check(path, images, shape, pretrained.LEVELS)
+            return model
+        return self._of_run(path, images)
+
+    def _path(self) -> Path:
+        name = str(self.model)
+        path = Path(name.removeprefix(DIFFUSERS))
+        if name.startswith(DIFFUSERS) and not path.is_dir():
+            raise InputError(f"{path}: is no folder")
+        return path
+
+    def _of_run(self, path: Path, images: ImageSet) -> Model:
+        run = runs.run_of(path)
+        if not run.dataset.startswith("npz:"):
+            _check(path, images, *(((1, 8, 8), 17) if run.dataset == DIGITS else ((3, 32, 32), 256)))
+        try:
+            found = runs.load(path, run, images, self.device, others=True)
+        except RuntimeError:
+            raise InputError(f"{path}: its weights are not for images of {images.shape[0]} channels") from None
+        seed = run.seeds[0] if self.network_seed is None else self.network_seed
+        steps = [step for of, step in found if of == seed]
+        if not steps:
+            raise InputError(f"{path}: has no network of seed {seed}; it has {', '.join(map(str, run.seeds))}")
+        if self.step is not None and self.step not in steps:
+            known = ", ".join(map(str, steps))
+            raise InputError(f"{path}: seed {seed} was kept after {known} steps, not after {self.step}")
+        return found[seed, steps[-1] if self.step is None else self.step]
 
 
 def read_mixture(path: Path) -> GaussianMixture:
@@ -41,74 +137,9 @@ def read_mixture(path: Path) -> GaussianMixture:
         raise InputError(f"{path}: {error}") from None
 
 
-def of_points(model: Path | None, mixture: Path | None, dimension: int) -> Model:
-    """The model of a file that `train` wrote, or the exact diffusion of a mixture, for points of ``dimension`` numbers.
-
-    Raises:
-        InputError: if not exactly one is given, it is of images, or it has another dimension.
-    """
-    if (model is None) == (mixture is None):
-        raise InputError("give either --model or --mixture")
-    chosen: Model
-    if mixture is not None:
-        exact = read_mixture(mixture)
-        found, chosen = exact.dimension, exact.diffused(VariancePreserving())
-    else:
-        assert model is not None
-        if model.is_dir():
-            raise InputError(f"{model}: a folder holds a model of images; these are points")
-        trained, settings = saved.load(model)
-        assert isinstance(trained.network, torch.nn.Module)
-        trained.network.double()
-        found, chosen = settings.dimension, trained
-    if found != dimension:
-        raise InputError(f"{model or mixture}: has {found} dimensions, the points have {dimension} columns")
-    return chosen
-
-
-def of_images(
-    model: Path, images: ImageSet, *, seed: int | None = None, step: int | None = None, device: str = "cpu"
-) -> Model:
-    """The model of a run of `max_likelihood` or of a folder of `diffusers`, for these images.
-
-    Args:
-        model: the file or folder.
-        images: what it is for: their channels, size and levels must be those of the model. (A run on someone's own npz
-            does not say what its images were like, beyond what the shapes of its weights say.)
-        seed: of a run; its first by default.
-        step: of a run, a snapshot; its last by default.
-        device: where the network goes.
-
-    Raises:
-        InputError: for a file or folder of another kind, images that do not fit, or a network that is not there.
-    """
-    if model.is_dir():
-        if seed is not None or step is not None:
-            raise InputError(f"{model}: a folder holds one network; --network-seed and --step are for runs")
-        if not pretrained.is_pretrained(model):
-            raise InputError(f"{model}: holds no model of diffusers: no model_index.json, no scheduler_config.json")
-        read, shape = pretrained.load(model, device)
-        _check(model, images, shape, pretrained.LEVELS)
-        return read
-    run = runs.run_of(model)
-    if not run.dataset.startswith("npz:"):
-        _check(model, images, *(((1, 8, 8), 17) if run.dataset == DIGITS else ((3, 32, 32), 256)))
-    try:
-        found = runs.load(model, run, images, device, others=True)
-    except RuntimeError:
-        raise InputError(f"{model}: its weights are not for images of {images.shape[0]} channels") from None
-    chosen = run.seeds[0] if seed is None else seed
-    steps = [at for of, at in found if of == chosen]
-    if not steps:
-        raise InputError(f"{model}: has no network of seed {chosen}; it has {', '.join(map(str, run.seeds))}")
-    if step is not None and step not in steps:
-        raise InputError(f"{model}: seed {chosen} was kept after {', '.join(map(str, steps))} steps, not after {step}")
-    return found[chosen, steps[-1] if step is None else step]
-
-
-def _check(model: Path, images: ImageSet, shape: tuple[int, int, int], levels: int) -> None:
+def _check(path: Path, images: ImageSet, shape: tuple[int, int, int], levels: int) -> None:
     if images.shape != shape or images.levels != levels:
         raise InputError(
             f"{images.name}: images are {images.shape} (C, H, W) of {images.levels} levels;"
-            f" {model} is a model of {shape} of {levels}"
+            f" {path} is a model of {shape} of {levels}"
         )

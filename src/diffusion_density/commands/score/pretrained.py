@@ -1,19 +1,19 @@
-r"""Models of the `diffusers` library saved on disk, read as models of this library. Needs the extra ``diffusers``.
+r"""Models that the `diffusers` library saved on disk, read as models of this library. Needs the extra ``diffusers``.
 
-A folder holds a U-Net (`UNet2DModel`: its configuration and safetensors weights) and a scheduler's configuration, as
-``save_pretrained`` of a DDPM or DDIM pipeline writes them; nothing is downloaded and nothing is unpickled.
+A folder holds a U-Net (`UNet2DModel`: its configuration and safetensors weights) and the configuration of a scheduler,
+as ``save_pretrained`` of a DDPM or DDIM pipeline writes them. Nothing is downloaded and nothing is unpickled.
 
 *Time.* The scheduler has T betas and steps i = 0 … T − 1. Step i is the time s = (i + 1)/T of
-:class:`~diffusion_density.process.schedules.Discrete`, which makes λ linear between the steps; there the U-Net, whose
-sinusoidal embedding is defined for every real number, is called with the timestep T s − 1. At the steps nothing is
-interpolated.
+:class:`~diffusion_density.process.schedules.Discrete`, where λ is linear between the steps. The sinusoidal embedding of
+the U-Net is defined for every real number, so the U-Net is called with the timestep T s − 1 between the steps too.
 
-*Pixels.* `diffusers` maps levels 0 … B − 1 to [−1, 1], y = 2 k/(B − 1) − 1; the density of an integer image here rests
-on bin centres x = 2 (k + ½)/B − 1. Both are one scale apart, y = c x with c = B/(B − 1), so that
-z = α y + σ ε = c α x + σ ε is a chain of data x with the factor c α. λ grows by 2 log c; drift f and diffusion g² stay.
+*Pixels.* `diffusers` maps levels 0 … B − 1 to [−1, 1] by y = 2 k/(B − 1) − 1. The density of an integer image here uses
+bin centres x = 2 (k + ½)/B − 1. The two differ by a scale, y = c x with c = B/(B − 1), so
+z = α y + σ ε = c α x + σ ε is a process of the data x with the factor c α. λ grows by 2 log c; drift f and diffusion g²
+are the same.
 
 *Prediction.* With y = (z − σ ε)/α and α² + σ² = 1: ``epsilon`` is the noise; ``v_prediction``, α ε − σ y, is the
-velocity; ``sample``, ŷ, gives ε̂ = (z − α ŷ)/σ. How a sampler clips its samples is no part of a density.
+velocity; ``sample``, ŷ, gives ε̂ = (z − α ŷ)/σ. The clipping of samples by a sampler does not belong to the density.
 """
 
 import math
@@ -39,10 +39,10 @@ WEIGHTS = "diffusion_pytorch_model"
 
 
 class OfScaledData(Discrete):
-    """The chain of data multiplied by ``scale``, as a process of the data themselves: α is scale · √ᾱ.
+    """The process of data that are multiplied by ``scale``, written for the data themselves: α is scale · √ᾱ.
 
     Args:
-        betas: (T,) as of `Discrete`.
+        betas: (T,) as for `Discrete`.
         scale: c.
 
     Raises:
@@ -68,11 +68,11 @@ class OfScaledData(Discrete):
 
 
 class Noise(nn.Module):
-    """A network of integer timesteps, called as ``network(x, s)``, that gives the noise.
+    """A network of integer timesteps as a network that is called as ``network(x, s)`` and predicts the noise.
 
     Args:
-        network: called as ``network(x, timesteps)``; what it returns has the output as ``sample``.
-        chain: its betas.
+        network: called as ``network(x, timesteps)``; its output is the attribute ``sample`` of the result.
+        chain: the schedule with its betas.
         prediction: ``epsilon``, ``sample`` or ``v_prediction``.
     """
 
@@ -101,7 +101,8 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[DiffusionMod
 
     Raises:
         InputError: without the extra; for a folder that lacks a part; for a pipeline, network, schedule or prediction
-            that is no unconditional model of pixels; for weights that are absent, pickled, truncated or do not fit.
+            of anything but an unconditional model of pixels; for weights that are absent, pickled, truncated or do not
+            fit.
     """
     if find_spec("diffusers") is None:
         raise InputError("a model of diffusers needs that library: pip install 'diffusion-density[diffusers]'")
@@ -123,10 +124,10 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[DiffusionMod
 
 
 def betas(values: dict[str, Any], label: Path) -> Float[Tensor, " t"]:
-    """The betas of a scheduler's configuration, in double precision.
+    """The betas in the configuration of a scheduler, in double precision.
 
     Raises:
-        InputError: for a schedule that is not known, or whose last step has no signal at all.
+        InputError: for an unknown schedule, or one whose last step has no signal.
     """
     if values.get("rescale_betas_zero_snr"):
         raise InputError(f"{label}: rescale_betas_zero_snr leaves no signal at the last step, where log p needs some")
@@ -150,7 +151,7 @@ def betas(values: dict[str, Any], label: Path) -> Float[Tensor, " t"]:
 
 
 def _config(folder: Path, part: str, name: str) -> Path:
-    """The configuration of a part: in its own folder, or beside the others as the first models had it."""
+    """The configuration of a part: in its own folder, or in the folder of the model as in the first such models."""
     inside = folder / part / name
     return inside if inside.parent.is_dir() else folder / name
 
@@ -163,7 +164,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _shape(settings: dict[str, Any], label: Path) -> tuple[int, int, int]:
-    """(C, H, W) of a U-Net that is a function of image and timestep alone, and of every real timestep."""
+    """(C, H, W) of a U-Net that depends on the image and on any real timestep, and on nothing else."""
     if settings.get("_class_name") != "UNet2DModel":
         raise InputError(f"{label}: a UNet2DModel is expected, not {settings.get('_class_name')}")
     if settings.get("class_embed_type") is not None or settings.get("num_class_embeds") is not None:
@@ -180,7 +181,7 @@ def _shape(settings: dict[str, Any], label: Path) -> tuple[int, int, int]:
 
 
 def _unet(folder: Path) -> nn.Module:
-    """The network of a folder from its safetensors weights."""
+    """The network in a folder, from its safetensors weights."""
     if not any(folder.glob(f"{WEIGHTS}*.safetensors")):
         pickled = any(folder.glob(f"{WEIGHTS}*.bin"))
         raise InputError(

@@ -1,6 +1,6 @@
 r"""Three pairs (x, c) whose conditional density p(x | c) is known.
 
-* ``linear_gaussian``: the normal law of the author of paper A (sheet A, Q3): x ~ N(0, BBᵀ/D + 0.01 I) in D = 3
+* ``linear_gaussian``: a normal distribution: x ~ N(0, BBᵀ/D + 0.01 I) in D = 3
   dimensions, and c = A x + z in two, with random A and B and z ~ N(0, I).
 * ``mixture``: the first two dimensions of a random mixture of four normals, given the other two.
 * ``two_moons``: the simulator of simulation-based inference (Greenberg et al. 2019). Parameters x are uniform on the
@@ -35,7 +35,7 @@ ANGLES = 512  # of the quadrature
 CENTRE = torch.tensor([0.25, 0.0], dtype=torch.float64)  # of the moons' circle
 
 
-class Law(ABC):
+class Problem(ABC):
     """A distribution of pairs (x, c).
 
     Attributes:
@@ -55,8 +55,8 @@ class Law(ABC):
         """(n,) log p(x | c) in nats."""
 
 
-def law(name: str) -> Law:
-    """The law of one of :data:`NAMES`."""
+def problem(name: str) -> Problem:
+    """The problem of one of :data:`NAMES`."""
     generator = torch.Generator().manual_seed(SEED)
     if name == "linear_gaussian":
         return MixturePair(_linear_gaussian(3, 2, generator), 3)
@@ -65,7 +65,7 @@ def law(name: str) -> Law:
     return TwoMoons()
 
 
-class MixturePair(Law):
+class MixturePair(Problem):
     """The first D numbers of a Gaussian mixture given the others: log p(x | c) = log p(x, c) − log p(c)."""
 
     def __init__(self, joint: GaussianMixture, dimension: int) -> None:
@@ -96,7 +96,7 @@ def _linear_gaussian(dimension: int, context: int, generator: torch.Generator) -
     return GaussianMixture(torch.ones(1), mean, 0.5 * (covariance + covariance.mT)[None])
 
 
-class TwoMoons(Law):
+class TwoMoons(Problem):
     """The parameters of the two-moons simulator given what is observed."""
 
     dimension = context = 2

@@ -4,15 +4,26 @@ from typing import Annotated
 
 from pydantic import Field
 
+from diffusion_density.studies.density_estimators.sizes import OfRun
 from diffusion_density.studies.density_formula.sizes import Training
 from diffusion_density.studies.fields import Count, Counts, Seeds, Several, Strict, Tolerance
+from diffusion_density.studies.max_likelihood.runs import OfRun as OfImageRun
+
+CONDITIONAL_TABLES = (
+    "conditional",
+    "conditional_log_probs",
+    "conditional_ranks",
+    "conditional_calibration",
+    "conditional_classes",
+)
+"""What the job `conditional` writes, in order."""
 
 Throws = Annotated[int, Field(gt=0, multiple_of=16)]
 SeveralThrows = Annotated[tuple[Throws, ...], Field(min_length=1)]
 
 
 class Budgets(Strict):
-    """What each estimator may spend: its settings, from the cheapest to the dearest.
+    """What each estimator may spend: its settings, from the cheapest to the most expensive.
 
     ``tolerances`` are the flow's, ``probes`` those of its Hutchinson form at the middle tolerance; ``throws`` are the
     path integral's; ``noises`` the draws at each of 32 times of the formula's quadrature; ``steps`` those of the sums,
@@ -45,7 +56,7 @@ class Variance(Strict):
 
 
 class Trained(Strict):
-    """Points of the networks of paper A, the variance's points, throws and repeats."""
+    """Points of a network of `density_estimators`, the variance's points, throws and repeats."""
 
     points: Several
     budgets: Budgets
@@ -53,8 +64,8 @@ class Trained(Strict):
     repeats: Several
 
 
-class Pictures(Strict):
-    """Images of the networks of paper D, all estimators' budgets, and the variance's images, throws and repeats.
+class Images(Strict):
+    """Images for a network of `max_likelihood`, all estimators' budgets, and the variance's images, throws and repeats.
 
     The reference is a flow in double precision with ``probes``.
     """
@@ -94,8 +105,16 @@ class ConditionalRun(Conditional):
     seeds: Seeds
 
 
-EXPERIMENTS: dict[str, type[Strict]] = {"estimators": Estimators, "variance": Variance, "conditional": ConditionalRun}
-"""Jobs that start from nothing, with their sizes."""
+class TrainedJob(OfRun):
+    """The run of `density_estimators` whose first network is measured, and how."""
+
+    trained: Trained
+
+
+class ImagesJob(OfImageRun):
+    """The run whose network of the first seed is measured, and how."""
+
+    images: Images
 
 
 class ComparisonSizes(Strict):
@@ -104,11 +123,11 @@ class ComparisonSizes(Strict):
     estimators: Estimators
     variance: Variance
     trained: Trained
-    images: Pictures
+    images: Images
     conditional: Conditional
 
     def jobs(self, seeds: tuple[int, ...]) -> dict[str, Strict]:
-        """The sizes of the jobs of :data:`EXPERIMENTS`."""
+        """The sizes of the jobs without inputs."""
         return {
             "estimators": self.estimators,
             "variance": self.variance,

@@ -1,6 +1,6 @@
-r"""KL divergences of a known mixture from a trained model, by every way that paper A offers.
+r"""KL divergences of a known mixture from a trained model, by every estimator of Premkumar 2024.
 
-For data p, a model's SDE density p_u and flow density p_v (nats; sheet A, section 4):
+For data p, a model's SDE density p_u and flow density p_v (in nats):
 
 * ``path_integral``: E_p[log p − bound], an upper bound on KL(p‖p_u);
 * ``score_error``: KL(p_T‖prior) + ∫ ½ g² E_p‖a − ∇log p_s‖² ds, the same number with a far smaller standard error, as

@@ -1,4 +1,4 @@
-"""The networks of paper A: one stack a run, in a fixed order, saved at every checkpoint.
+"""The networks of the study: one stack per run, in a fixed order, saved at every checkpoint.
 
 The order of a stack is arms × mixtures × seeds, the last running fastest.
 """
@@ -15,7 +15,7 @@ from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.density_estimators.sizes import Arm, TrainingRun
 from diffusion_density.studies.shared import stacks
 
-SCHEDULE = VariancePreserving(beta_min=0.1, beta_max=16.0)  # sheet A, section 1
+SCHEDULE = VariancePreserving(beta_min=0.1, beta_max=16.0)  # as in the code of the author of Premkumar 2024
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from diffusion_density.networks.sizes import MLPSize
 from diffusion_density.studies.fields import Count, Counts, Decay, Positive, Seeds, Several, Strict, Tolerance
 
 Prediction = Literal["score", "entropy", "noise"]
+SweepName = Literal["throws", "objectives", "samples", "dimensions"]
 Weighting = Literal["unit", "likelihood"]
 
 
@@ -34,8 +35,9 @@ class Optimiser(Strict):
 
 
 class TrainingRun(Strict):
-    """One training job, fully resolved."""
+    """One training job, fully resolved; `experiment` is the table that its results are rows of."""
 
+    experiment: SweepName
     dimension: Count
     samples: Count
     throws: Count
@@ -45,6 +47,12 @@ class TrainingRun(Strict):
     seeds: Seeds
     network: MLPSize
     optimiser: Optimiser
+
+    @property
+    def evaluations(self) -> float:
+        """Network evaluations of the training of all its networks."""
+        networks = len(self.arms) * self.mixtures * len(self.seeds)
+        return networks * self.samples * self.throws * max(self.checkpoints)
 
 
 class Dataset(Strict):
@@ -118,6 +126,35 @@ class Agreement(Strict):
     identity_draws: Count
 
 
+class OfRun(Strict):
+    """A measurement of the networks of one run."""
+
+    run: TrainingRun
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those of the networks."""
+        return self.run.seeds
+
+
+class EvaluationJob(OfRun):
+    """What `evaluate` measures."""
+
+    evaluation: Evaluation
+
+
+class TimingJob(OfRun):
+    """What `timing` measures."""
+
+    timing: Timing
+
+
+class AgreementJob(OfRun):
+    """What `agreement` measures."""
+
+    agreement: Agreement
+
+
 class DensityEstimatorsSizes(Strict):
     """The section `density_estimators` of a scale file."""
 
@@ -138,10 +175,24 @@ class DensityEstimatorsSizes(Strict):
     agreement: Agreement
 
     @model_validator(mode="after")
+    def _default_throws_are_trained(self) -> "DensityEstimatorsSizes":
+        if self.throws_default not in self.throws.values or self.throws_default > self.throws.many:
+            raise ValueError(
+                "throws_default must be among throws.values and not above throws.many: timing and agreement use the "
+                "networks of that run"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sweeps_use_mixtures_that_exist(self) -> "DensityEstimatorsSizes":
         if max(self.samples_sweep.mixtures, self.dimensions_sweep.mixtures) > self.mixtures:
             raise ValueError("samples_sweep.mixtures and dimensions_sweep.mixtures must not exceed mixtures")
         return self
+
+    @property
+    def detailed(self) -> str:
+        """The run whose networks are timed and compared in detail."""
+        return f"throws-{self.throws_default}"
 
     def datasets(self) -> dict[int, Dataset]:
         """The data set of every dimension used, keyed by dimension."""
@@ -157,7 +208,7 @@ class DensityEstimatorsSizes(Strict):
         }
 
     def runs(self, seeds: tuple[int, ...]) -> dict[str, TrainingRun]:
-        """Every training run of the study, keyed `experiment-value`."""
+        """Every training run of the study, by its name `experiment-value`."""
         pair = (Arm(prediction="entropy"), Arm(prediction="score"))
         common = {
             "dimension": self.dimension,
@@ -173,20 +224,28 @@ class DensityEstimatorsSizes(Strict):
         unusual = (Arm(prediction="score", skip=True), Arm(prediction="noise"))
         weighted = tuple(arm.model_copy(update={"weighting": "likelihood"}) for arm in pair)
         runs: dict[str, dict[str, object]] = {
-            "objectives-all": {"checkpoints": self.objectives.checkpoints, "arms": unusual + weighted}
+            "objectives-all": {
+                "experiment": "objectives",
+                "checkpoints": self.objectives.checkpoints,
+                "arms": unusual + weighted,
+            }
         }
         for n in self.throws.values:
-            run: dict[str, object] = {"throws": n, "checkpoints": self._checkpoints(n)}
+            run: dict[str, object] = {"experiment": "throws", "throws": n, "checkpoints": self._checkpoints(n)}
             if n <= self.throws.many:
                 runs[f"throws-{n}"] = run
             else:  # long: one job an arm, so that they run side by side
                 runs |= {f"throws-{n}-{arm.prediction}": run | {"arms": (arm,), "mixtures": 1} for arm in pair}
         for n in self.samples_sweep.values:
             if n != self.samples:
-                runs[f"samples-{n}"] = {"samples": n, "mixtures": self.samples_sweep.mixtures}
+                runs[f"samples-{n}"] = {"experiment": "samples", "samples": n, "mixtures": self.samples_sweep.mixtures}
         for d in self.dimensions_sweep.values:
             if d != self.dimension:
-                runs[f"dimensions-{d}"] = {"dimension": d, "mixtures": self.dimensions_sweep.mixtures}
+                runs[f"dimensions-{d}"] = {
+                    "experiment": "dimensions",
+                    "dimension": d,
+                    "mixtures": self.dimensions_sweep.mixtures,
+                }
         return {name: TrainingRun.model_validate(common | changed) for name, changed in runs.items()}
 
     def _checkpoints(self, throws: int) -> tuple[float, ...]:

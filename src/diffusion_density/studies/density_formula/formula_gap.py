@@ -1,4 +1,4 @@
-r"""How far the DDPM sum of the density formula lies below log p in the mean over the data (paper B; sheet, section 4).
+r"""How far the DDPM sum of the density formula lies below log p in the mean over the data (Li and Yan 2024).
 
 On a chain of T steps the sum is the variational bound of the ancestral sampler, so that in the mean over x ~ p₀
 

@@ -1,6 +1,6 @@
-"""The networks that paper B's study trains: multilayer perceptrons, as stacks.
+"""The networks of the study: multilayer perceptrons, as stacks.
 
-They output the entropy prediction e of paper A. On this schedule ε̂ = σ (y − e), so that errors of e are harmless at
+They output the entropy prediction e of Premkumar 2024. On this schedule ε̂ = σ (y − e), so that errors of e are harmless at
 both ends, where ε̂ itself is nearly 0 or nearly y; the losses are those of ε̂.
 """
 

@@ -1,6 +1,6 @@
-r"""The optimum of the regularised adversarial game of paper B in closed form (sheet B, section 6).
+r"""The optimum of the regularised adversarial game of Li and Yan 2024 in closed form.
 
-The game min_G max_D E_p log D + E_q log(1 − D) − λ E_q log p, with q the law of the generator and p that of the data,
+The game min_G max_D E_p log D + E_q log(1 − D) − λ E_q log p, with q the distribution of the generator and p that of the data,
 has D = p/(p + q) and a convex functional of q, stationary where log(q/(p + q)) − λ log p is constant:
 
 .. math:: q = \frac{p}{z_c\, p^{-\lambda} - 1} = \sum_{k \ge 1} z_c^{-k}\, p^{1 + k\lambda},
@@ -27,7 +27,7 @@ from scipy.stats import binom
 from diffusion_density.machine.errors import InputError
 
 Numbers = Float[np.ndarray, " n"]
-NODES = 12  # of Gauss–Legendre, a bin and axis
+NODES = 12  # of Gauss–Legendre, per bin and axis
 LEAST = 1e-12  # of log(z_c / sup p^λ): mass that is still missing there is an atom
 
 
@@ -88,7 +88,7 @@ def _axis(low: float, high: float, bins: int) -> tuple[np.ndarray, np.ndarray, n
 
 @dataclass(frozen=True)
 class Optimum:
-    """The law of the best generator.
+    """The distribution of the best generator.
 
     Attributes:
         normaliser: z_c.
@@ -140,7 +140,7 @@ def distance(first: Float[np.ndarray, " k"], second: Float[np.ndarray, " k"]) ->
 
 
 def sampling_distance(masses: Float[np.ndarray, " k"], samples: int) -> float:
-    """The expected total variation between a law and the frequencies of n draws from it, exactly.
+    """The expected total variation between a distribution and the frequencies of n draws from it, exactly.
 
     De Moivre's mean absolute deviation of a binomial count, E|X − n p| = 2 ν (1 − p) P(X = ν) with ν = ⌊n p⌋ + 1.
     """

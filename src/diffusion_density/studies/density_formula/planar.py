@@ -1,7 +1,7 @@
-r"""Three laws in the plane whose density is known, for networks to learn.
+r"""Three distributions in the plane whose density is known, for networks to learn.
 
-* ``moons``: two half circles of radius 1 in the usual interlocking places, each point with normal noise of 0.1. The law
-  is a mixture of 256 normals, whose spacing along the circles is a quarter of their width.
+* ``moons``: two half circles of radius 1 in the usual interlocking places, each point with normal noise of 0.1. The
+  distribution is a mixture of 256 normals, whose spacing along the circles is a quarter of their width.
 * ``eight``: eight normals of width 0.15 on a circle of radius 1.5, of unequal weights.
 * ``checkerboard``: uniform on the eight dark squares of a board of side 3: log p = −log 4.5 there.
 """
@@ -18,14 +18,14 @@ from diffusion_density.process.mixtures import GaussianMixture
 NAMES = ("moons", "eight", "checkerboard")
 
 
-def law(name: str) -> "GaussianMixture | Checkerboard":
-    """The law of one of :data:`NAMES`."""
-    laws: dict[str, Callable[[], GaussianMixture | Checkerboard]] = {
+def distribution(name: str) -> "GaussianMixture | Checkerboard":
+    """The distribution of one of :data:`NAMES`."""
+    known: dict[str, Callable[[], GaussianMixture | Checkerboard]] = {
         "moons": _moons,
         "eight": _eight,
         "checkerboard": Checkerboard,
     }
-    return laws[name]()
+    return known[name]()
 
 
 class Checkerboard:

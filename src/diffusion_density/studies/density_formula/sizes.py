@@ -127,22 +127,22 @@ class Digits(Strict):
     evaluation: DigitsEvaluation
 
 
-EXPERIMENTS: dict[str, type[Strict]] = {
-    "exactness": Exactness,
-    "discretisation": Discretisation,
-    "score_error": ScoreErrors,
-    "toy": Toy,
-    "classifier": Classifier,
-    "gan": GanRun,
-}
-"""Jobs that start from nothing, with their sizes."""
+class MeasuringJob(Strict):
+    """The training job whose networks are measured, and how."""
 
-MEASURED: dict[str, type[Strict]] = {
-    "weightings": Evaluation,
-    "digit_estimates": DigitsEvaluation,
-    "digit_classes": DigitsEvaluation,
-}
-"""Jobs that measure trained networks, with their sizes."""
+    run: Run
+    evaluation: Evaluation
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those of the networks."""
+        return self.run.seeds
+
+
+class DigitsJob(MeasuringJob):
+    """The same for networks of digits."""
+
+    evaluation: DigitsEvaluation
 
 
 class DensityFormulaSizes(Strict):
@@ -163,7 +163,9 @@ class DensityFormulaSizes(Strict):
         return {name: Run(samples=t.samples, training=t.training, seeds=seeds) for name, t in trained.items()}
 
     def jobs(self, seeds: tuple[int, ...]) -> dict[str, Strict]:
-        """The sizes of every other job by name."""
+        """The sizes of every experiment by name."""
+        runs = self.runs(seeds)
+        digits = DigitsJob(run=runs["digits"], evaluation=self.digits.evaluation)
         return {
             "exactness": self.exactness,
             "discretisation": self.discretisation,
@@ -171,7 +173,8 @@ class DensityFormulaSizes(Strict):
             "toy": self.toy,
             "classifier": self.classifier,
             "gan": GanRun(**dict(self.gan), seeds=seeds),
-            "weightings": self.weightings.evaluation,
-            "digit_estimates": self.digits.evaluation,
-            "digit_classes": self.digits.evaluation,
+            **{f"train_{name}": run for name, run in runs.items()},
+            "weightings": MeasuringJob(run=runs["planar"], evaluation=self.weightings.evaluation),
+            "digit_estimates": digits,
+            "digit_classes": digits,
         }

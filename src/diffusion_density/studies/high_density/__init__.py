@@ -1,1 +1,1 @@
-"""Paper C, "Diffusion Models as Cartoonists" (arXiv 2411.01293), and its follow-up "Density Guidance" (2502.05807)."""
+"""Karczewski, Heinonen and Garg 2025 and 2025b: log densities of samples (arXiv 2411.01293 and 2502.05807)."""

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from diffusion_density.studies.fields import Count, Counts, Levels, Positive, Several, Strict
+from diffusion_density.studies.max_likelihood.runs import OfRun
 
 Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1)]
 Quantiles = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)]
@@ -76,14 +77,10 @@ class Images(Strict):
     shown: Count
 
 
-EXPERIMENTS: dict[str, type[Strict]] = {
-    "tracking": Tracking,
-    "bias": Bias,
-    "modes": Modes,
-    "guidance": Guidance,
-    "cost": Cost,
-}
-"""Jobs that start from nothing, with their sizes."""
+class ImagesJob(OfRun):
+    """The run whose network of the first seed scores the images, and what it scores."""
+
+    images: Images
 
 
 class HighDensitySizes(Strict):

@@ -1,4 +1,4 @@
-"""The networks of paper D: how they are built, kept in one file a run, and read as densities."""
+"""The networks of the study: how they are built, kept in one file per run, and read as densities."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from diffusion_density.process.schedules import LogLinear
 from diffusion_density.studies.max_likelihood.runs import Arm, Run
 from diffusion_density.training.flow_matching import FlowMatching
 
-GAMMA_MAX = 5.0  # sheet D, section 1.1
+GAMMA_MAX = 5.0  # Zheng et al. 2023
 
 Key = tuple[int, int]  # seed and step
 Network = TypeVar("Network")  # a model or its weights

@@ -16,6 +16,7 @@ from diffusion_density.studies.max_likelihood.runs import (
     Arm,
     Curve,
     Evaluation,
+    Kind,
     Likelihood,
     Optimiser,
     Run,
@@ -58,7 +59,7 @@ class Main(Strict):
     second_order: SecondOrder | None = None
     exceptions: dict[str, Exceptional] = Field(default_factory=dict)
 
-    def of(self, slug: str) -> "Main":
+    def for_set(self, slug: str) -> "Main":
         """The settings of one image set."""
         own = self.exceptions.get(slug, Exceptional())
         return self.model_copy(update={name: value for name, value in own if value is not None})
@@ -129,20 +130,23 @@ class MaxLikelihoodSizes(Strict):
             if slug != DIGITS:
                 runs |= self._main_runs(slug, name, seeds[: self.main.seeds])
         for arm in arms():
-            runs[f"ablation-{arm.name}"] = Run(dataset=DIGITS, arm=arm, seeds=seeds, **dict(self.ablations))
+            runs[f"ablation-{arm.name}"] = Run(
+                kind="ablation", dataset=DIGITS, arm=arm, seeds=seeds, **dict(self.ablations)
+            )
         for prediction in ("velocity", "noise", "entropy", "score"):
             settings = dict(self.predictions) | {"seeds": seeds[: self.predictions.seeds], "network": self.main.network}
             arm = Arm(prediction=prediction, path="vp", times="importance")
-            runs[f"predictions-{prediction}"] = Run(arm=arm, **settings)
+            runs[f"predictions-{prediction}"] = Run(kind="predictions", arm=arm, **settings)
         for weight in (0.0, *self.finetuning.trace_weights):
             steps, rate = self.finetuning.steps, self.finetuning.learning_rate
-            tuned = _tuned(self.reference, runs[self.reference], weight, steps, rate)
+            tuned = _tuned("finetuning", self.reference, runs[self.reference], weight, steps, rate)
             runs[f"finetuning-{weight:g}"] = tuned.model_copy(update={"equal_compute": weight == 0})
         return runs
 
     def _main_runs(self, slug: str, name: str, seeds: tuple[int, ...]) -> dict[str, Run]:
-        main = self.main.of(slug)
+        main = self.main.for_set(slug)
         first = Run(
+            kind="main",
             dataset=name,
             arm=main.arm,
             seeds=seeds,
@@ -152,7 +156,7 @@ class MaxLikelihoodSizes(Strict):
         )
         runs = {f"main-{slug}": first}
         if main.second_order:
-            runs[f"tuned-{slug}"] = _tuned(f"main-{slug}", first, **dict(main.second_order))
+            runs[f"tuned-{slug}"] = _tuned("tuned", f"main-{slug}", first, **dict(main.second_order))
         return runs
 
     @property
@@ -163,22 +167,19 @@ class MaxLikelihoodSizes(Strict):
     def evaluations(self, runs: dict[str, Run]) -> dict[str, Evaluation]:
         """What is measured at the end of which runs: dequantizations are not compared after fine-tuning."""
         test = self.dequantization
+        images: dict[Kind, int] = {"main": test.images, "tuned": test.images, "ablation": test.digits, "finetuning": 0}
         return {
             name: Evaluation(likelihood=self.likelihood, dequantized=count, draws=test.draws)
-            for prefix, count in (
-                ("main-", test.images),
-                ("tuned-", test.images),
-                (self.reference, test.digits),
-                ("finetuning-", 0),
-            )
-            for name in runs
-            if name.startswith(prefix)
+            for kind, count in images.items()
+            for name, run in runs.items()
+            if run.kind == kind and (kind != "ablation" or name == self.reference)
         }
 
 
-def _tuned(origin: str, run: Run, trace_weight: float, steps: int, learning_rate: float) -> Run:
+def _tuned(kind: Kind, origin: str, run: Run, trace_weight: float, steps: int, learning_rate: float) -> Run:
     """The run that goes on from another with the trace term."""
     changed = {
+        "kind": kind,
         "optimiser": run.optimiser.model_copy(update={"learning_rate": learning_rate}),
         "snapshots": (steps,),
         "trace_weight": trace_weight,
@@ -188,7 +189,7 @@ def _tuned(origin: str, run: Run, trace_weight: float, steps: int, learning_rate
 
 
 def arms() -> list[Arm]:
-    """The ablation's arms: two predictions × two paths × two densities of times, and paper A's two predictions."""
+    """The ablation's arms: two predictions × two paths × two densities of times, and two more predictions."""
     grid = [
         Arm(prediction=prediction, path=path, times=times)
         for prediction in ("velocity", "noise")

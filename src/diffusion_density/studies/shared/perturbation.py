@@ -1,6 +1,6 @@
-r"""A score with a known error, in one dimension, and what the error does to densities (papers B and C).
+r"""A score with a known error, in one dimension, and what the error does to densities (for the studies of Li and Yan 2024 and of Karczewski et al. 2025).
 
-The exact score is perturbed (sheet C, section 4),
+The exact score is perturbed,
 
 .. math:: s_\theta(x, s) = \nabla\log p_s(x) + \varepsilon\,\big(\sin(1.5\, x + 0.5) + 0.3\, x\, s\big),
 
@@ -9,8 +9,8 @@ with s_θ lies below it by
 
 .. math:: \tfrac12 \int g^2\, E[\|s_\theta - \nabla\log p_s^{SDE}\|^2 \mid x]\, ds
 
-(sheet B, section 4; the forward gap), and with x_s ~ p_s^SDE in the place of x_s given x the same integral is the mean
-excess of the density that is tracked along the reverse SDE (paper C, eq. 3; the reverse gap). Nothing is random:
+(the forward gap), and with x_s ~ p_s^SDE in the place of x_s given x the same integral is the mean
+excess of the density that is tracked along the reverse SDE (Karczewski, Heinonen and Garg 2025, eq. 3; the reverse gap). Nothing is random:
 expectations are Gauss–Hermite rules or sums over cells, and ½ g² ds = ½ σ² |dλ| is the rule of the formula.
 """
 
@@ -26,7 +26,7 @@ from diffusion_density.process.mixtures import ExactModel
 from diffusion_density.process.model import GaussianPrior, Model
 from diffusion_density.process.schedules import VariancePreserving
 
-SCHEDULE = VariancePreserving(0.1, 12.0)  # sheet C, section 4
+SCHEDULE = VariancePreserving(0.1, 12.0)
 NODES = 64
 NOISES = 32  # points of the Gauss–Hermite rule
 
@@ -91,7 +91,7 @@ def _noise_error(model: Model, density: Marginals, x: Tensor, s: float) -> Tenso
 
 
 def _noised(density: Marginals, x0: Tensor, s: float) -> tuple[Float[Tensor, "b k"], Float[Tensor, " k"]]:
-    """Points and weights of the law of x_s given x₀."""
+    """Points and weights of the distribution of x_s given x₀."""
     alpha, sigma = density.schedule.at(s)
     place, weight = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(NOISES))
     return alpha * x0[:, None] + sigma * place, weight / weight.sum()

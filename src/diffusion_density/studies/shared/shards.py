@@ -63,6 +63,6 @@ class Shards:
         try:
             artifacts.read_csv(file)
         except InputError as error:
-            _LOG.warning("%s; it is measured anew", error)
+            _LOG.warning("%s; it is measured again", error)
             return False
         return True

@@ -1,28 +1,28 @@
-r"""Conditional job, an open question of paper A: p(x | c) by the path integral and by the flow, with exact answers.
+r"""p(x | c) by the path integral and by the flow, an open question of Premkumar 2024, on problems with exact answers.
 
-A network e(y, c, s) sees the noisy x and the clean c; all estimators stay what they are. For each of three laws of
-pairs (see `conditional_laws`) the networks of all seeds are trained as one stack. Every seed has training pairs, test
+A network e(y, c, s) sees the noisy x and the clean c; all estimators stay what they are. For each of three
+problems (see `conditional_problems`) the networks of all seeds are trained as one stack. Every seed has training pairs, test
 pairs and noise of its own. The schedule is linear in log-SNR, where a network resolves the small noise that thin moons
 need, and the likelihood's weight is constant. At its data end σ = e⁻⁷, a tenth of the moons' width. The plain path
 integral's times are uniform in s, so in log-SNR here, which serves it well. Tables:
 
-* *divergences* (one row a problem, estimator and seed): the mean over test pairs of log p(x | c) − estimate, in nats:
+* *divergences* (one row per problem, estimator and seed): the mean over test pairs of log p(x | c) − estimate, in nats:
   the KL divergence of the network's conditional from the exact one in the mean over c (for a lower bound: at least
-  that), with its standard error over the pairs; network evaluations and seconds a point.
-* *log_probs* (one row a test pair of these): the exact log density and the estimate.
-* *ranks* (one row a problem, seed, test pair and coordinate): simulation-based calibration (Talts et al. 2018), how
+  that), with its standard error over the pairs; network evaluations and seconds per point.
+* *log_probs* (one row per test pair of these): the exact log density and the estimate.
+* *ranks* (one row per problem, seed, test pair and coordinate): simulation-based calibration (Talts et al. 2018), how
   many of L samples of the network's flow given c lie below the x that c came with. If the network's conditional is the
   exact one, ranks are uniform on 0 … L.
-* *calibration* (one row a problem, seed and coordinate): the largest deviation of the ranks' distribution function from
+* *calibration* (one row per problem, seed and coordinate): the largest deviation of the ranks' distribution function from
   the uniform one and its Kolmogorov–Smirnov p-value, conservative for ranks; the cost of a sample.
-* *classes* (one row a problem, seed, method, kind of noise, throws and repeat): x came with one of K equally likely
+* *classes* (one row per problem, seed, method, kind of noise, throws and repeat): x came with one of K equally likely
   contexts; the posterior of which, by log p(x | c) of each, against the exact one. Noise is common to the contexts or
   independent. The flow's posterior has no noise: what is left is the network's error. Not for the two moons, whose
   contexts are told apart with certainty.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -43,8 +43,8 @@ from diffusion_density.networks.mlp import MLP
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.schedules import LogLinear
 from diffusion_density.sampling.flow_sampler import sample_flow
-from diffusion_density.studies.comparison.conditional_problems import NAMES, Law, law
-from diffusion_density.studies.comparison.sizes import Conditional, ConditionalRun
+from diffusion_density.studies.comparison.conditional_problems import NAMES, Problem, problem
+from diffusion_density.studies.comparison.sizes import CONDITIONAL_TABLES, Conditional, ConditionalRun
 from diffusion_density.studies.density_formula.networks import PREDICTION, build, trained
 from diffusion_density.training.stack import Member
 
@@ -55,13 +55,11 @@ CLASSIFIED = ("linear_gaussian", "mixture")
 _STREAM = 32_452_843
 
 
-def measure(
-    sizes: ConditionalRun, divergences: Path, log_probs: Path, ranks: Path, calibration: Path, classes: Path
-) -> None:
+def run(sizes: ConditionalRun, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Train, and write the five tables."""
     tables: list[list[pd.DataFrame]] = [[], [], [], [], []]
     for name in NAMES:
-        pairs = law(name)
+        pairs = problem(name)
         stack = networks(pairs, sizes, name)
         for index, seed in enumerate(tqdm(sizes.seeds, desc=f"{name}: measuring", unit="network")):
             model = DiffusionModel(stack[index].requires_grad_(False), SCHEDULE, PREDICTION)
@@ -73,11 +71,11 @@ def measure(
                 part.insert(0, "problem", name)
                 part.insert(1, "seed", seed)
                 table.append(part)
-    for out, table in zip((divergences, log_probs, ranks, calibration, classes), tables, strict=True):
-        artifacts.write_csv(out, pd.concat(table))
+    for name, table in zip(CONDITIONAL_TABLES, tables, strict=True):
+        artifacts.write_csv(outputs[name], pd.concat(table))
 
 
-def networks(pairs: Law, sizes: ConditionalRun, label: str) -> MLP:
+def networks(pairs: Problem, sizes: ConditionalRun, label: str) -> MLP:
     """The networks of all seeds, as one stack."""
     members = []
     for seed in sizes.seeds:
@@ -97,7 +95,7 @@ def estimators(sizes: Conditional, throws: int) -> dict[str, Estimator]:
 
 
 def divergence(
-    model: DiffusionModel, pairs: Law, sizes: Conditional, generator: torch.Generator
+    model: DiffusionModel, pairs: Problem, sizes: Conditional, generator: torch.Generator
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The KL divergence by each estimator, and what it is the mean of."""
     x, context = pairs.sample(sizes.pairs, generator=generator)
@@ -127,7 +125,7 @@ def divergence(
 
 
 def calibrate(
-    model: DiffusionModel, pairs: Law, sizes: Conditional, generator: torch.Generator
+    model: DiffusionModel, pairs: Problem, sizes: Conditional, generator: torch.Generator
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Ranks of the true x among samples of the flow given c, and how far from uniform they are."""
     x, context = pairs.sample(sizes.calibrated, generator=generator)
@@ -168,13 +166,13 @@ def ranks_among(x: Float[Tensor, "n d"], samples: Float[Tensor, "n l d"]) -> Int
 
 
 def rank_deviation(ranks: Int[Tensor, "n d"], draws: int) -> Float[Tensor, " d"]:
-    """The largest difference between the distribution function of N ranks and that of the uniform law on 0 … L."""
+    """The largest difference between the distribution function of N ranks and that of the uniform distribution on 0 … L."""
     levels = torch.arange(draws + 1)
     below = (ranks[..., None] <= levels).double().mean(0)
     return (below - (levels + 1) / (draws + 1)).abs().amax(1)
 
 
-def classify(model: DiffusionModel, pairs: Law, sizes: Conditional, generator: torch.Generator) -> pd.DataFrame:
+def classify(model: DiffusionModel, pairs: Problem, sizes: Conditional, generator: torch.Generator) -> pd.DataFrame:
     """The posterior of the context that x came with, among those of other pairs, by each estimator."""
     x, context = pairs.sample(sizes.classified, generator=generator)
     contexts = [context.roll(shift, 0) for shift in range(sizes.classes)]  # the right one comes first

@@ -1,12 +1,12 @@
-r"""Every estimator on the same targets, at several costs: one row a point and setting.
+"""Every estimator on the same targets, at several costs: one row per point and setting.
 
-The targets of this job are mixtures with their exact score, where flow and reverse SDE have one density, the truth.
-Estimators of the density *at a point* have the points of a batch; those that *sample* have their own points, at which
-the truth is as well known. Samplers start from a normal prior, the others from the exact marginal.
+The targets of this job are mixtures with their exact score: there the flow and the reverse SDE have the same density,
+the true one. Most estimators get the points of a batch. Those that sample have their own points, where the truth is
+known just as well. They start from a normal prior, the others from the exact marginal.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_density.density.chain import chain, reverse_chain
+from diffusion_density.density.estimators import ESTIMATORS
 from diffusion_density.density.formula import formula
 from diffusion_density.density.ode.flow import flow
 from diffusion_density.density.path_integral.plain import path_integral
@@ -31,9 +32,9 @@ from diffusion_density.studies.comparison.sizes import Budgets, Estimators
 
 SCHEDULE = VariancePreserving(0.1, 20.0)
 SEED = 20
-NODES = 32  # times of the formula's quadrature
-PATHS = 4  # of the chain's weights
-THROWS = 4  # of the sums, at each step
+TIMES = 32  # times of the formula's quadrature
+PATHS = 4  # paths of the chain
+THROWS = 4  # throws of the sums at each step
 
 Estimate = Callable[[Model, Tensor, torch.Generator], tuple[Tensor, LogDensity]]
 Reference = Callable[[Tensor], Tensor]
@@ -44,25 +45,23 @@ class Candidate:
     """An estimator at one cost.
 
     Attributes:
-        name: one of the table's.
-        setting: tolerance, probes, throws, draws or steps.
+        name: in the registry.
+        setting: tolerance, probes, throws or steps.
         run: from model, points and generator to points and their estimates.
-        samples: whether it takes points of its own, as many as it is given.
-        clean: whether its points are at no noise at all, and get that of s_start from it.
+        clean: whether it takes points without any noise, and adds the noise of s_start itself.
     """
 
     name: str
     setting: float
     run: Estimate
-    samples: bool = False
     clean: bool = False
 
 
 def candidates(budgets: Budgets, images: bool, chunk: int) -> Iterator[Candidate]:
-    """All estimators at all costs. Of images no exact trace, and the flow's tolerances hold for log p over D."""
+    """All estimators at all costs. For images the exact trace is left out, and tolerances are per dimension."""
     middle = budgets.tolerances[len(budgets.tolerances) // 2]
     for tolerance in () if images else budgets.tolerances:
-        yield Candidate("flow_exact", tolerance, _at_points(flow, rtol=tolerance, atol=tolerance))
+        yield Candidate("flow", tolerance, _at_points(flow, rtol=tolerance, atol=tolerance))
     for probes in budgets.probes:
         hutchinson = {"rtol": middle, "atol": middle, "divergence": "hutchinson", "per_dimension": images}
         yield Candidate("flow_hutchinson", probes, _at_points(flow, **hutchinson, probes=probes))
@@ -71,15 +70,15 @@ def candidates(budgets: Budgets, images: bool, chunk: int) -> Iterator[Candidate
         reduced = {"throws": throws, "method": "reduced", "chunk": chunk}
         yield Candidate("reduced", throws, _at_points(path_integral, **reduced))
     for noises in budgets.noises:
-        quadrature = {"rule": "quadrature", "steps": NODES, "throws": noises, "chunk": chunk}
+        quadrature = {"rule": "quadrature", "steps": TIMES, "throws": noises, "chunk": chunk}
         yield Candidate("formula", noises, _at_points(formula, **quadrature), clean=True)
     for steps in budgets.steps:
         for name, rule in (("ddpm_sum", "sum"), ("trapezoid", "trapezoid")):
             sum_over = {"rule": rule, "steps": steps, "throws": THROWS, "chunk": chunk}
             yield Candidate(name, steps, _at_points(formula, **sum_over), clean=True)
         yield Candidate("chain", steps, _at_points(chain, steps=steps, paths=PATHS), clean=True)
-        yield Candidate("tracking", steps, _sampled(track, steps=steps), samples=True)
-        yield Candidate("reverse_chain", steps, _sampled(reverse_chain, steps=steps), samples=True)
+        yield Candidate("tracking", steps, _sampled(track, steps=steps))
+        yield Candidate("reverse_chain", steps, _sampled(reverse_chain, steps=steps))
 
 
 def score(
@@ -92,16 +91,16 @@ def score(
     chunk: int = ROWS_PER_CALL,
     clean: Tensor | None = None,
 ) -> pd.DataFrame:
-    """One row a point and setting: value, standard error, what it should be, and what it cost.
+    """One row per point and setting: the value, its standard error, the true value, and the cost.
 
     Args:
         model: the score that is measured; samplers use it with a normal prior.
         x: (B, *) points.
-        reference: (B,) their log density in nats.
-        truth: the same at points of a sampler's own.
+        reference: (B,) their true log density in nats.
+        truth: gives the same for the points that a sampler draws.
         budgets: the settings.
         labels: columns that name the target.
-        chunk: the most rows of one network call, where an estimator splits them.
+        chunk: the largest number of rows of one network call, where an estimator splits them.
         clean: (B, *) the points without the noise of s_start, if it matters.
     """
     tables = []
@@ -109,19 +108,20 @@ def score(
     settings = list(candidates(budgets, x.ndim > 2, chunk))
     for candidate in tqdm(settings, desc=" ".join(map(str, labels.values())), unit="setting"):
         generator = torch.Generator(x.device).manual_seed(SEED)
+        samples = ESTIMATORS[candidate.name].samples
         began = time.perf_counter()
         given = clean if candidate.clean and clean is not None else x
-        points, result = candidate.run(plain if candidate.samples else model, given, generator)
+        points, result = candidate.run(plain if samples else model, given, generator)
         seconds = time.perf_counter() - began
         columns = {
             "estimator": candidate.name,
-            "of": result.density,
+            "density": result.density,
             "kind": result.kind,
             "setting": candidate.setting,
             "point": range(len(points)),
             "value_nats": result.value.cpu().numpy(),
             "stderr_nats": None if result.stderr is None else result.stderr.cpu().numpy(),
-            "reference_nats": (truth(points) if candidate.samples else reference).cpu().numpy(),
+            "reference_nats": (truth(points) if samples else reference).cpu().numpy(),
             "network_evaluations": result.network_evaluations,
             "seconds_per_point": seconds / len(points),
         }
@@ -129,7 +129,7 @@ def score(
     return pd.concat(tables)
 
 
-def measure(sizes: Estimators, out: Path) -> None:
+def run(sizes: Estimators, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write the table of the mixtures."""
     tables = []
     for dimension in sizes.dimensions:
@@ -139,7 +139,7 @@ def measure(sizes: Estimators, out: Path) -> None:
         truth = partial(exact.log_prob, s=SCHEDULE.s_start)
         labels: dict[str, object] = {"target": "mixture", "dimension": dimension}
         tables.append(score(exact, x, mixture.log_prob(x), truth, sizes.budgets, labels))
-    artifacts.write_csv(out, pd.concat(tables))
+    artifacts.write_csv(outputs["estimators"], pd.concat(tables))
 
 
 def _at_points(estimator: Callable[..., LogDensity], **settings: object) -> Estimate:

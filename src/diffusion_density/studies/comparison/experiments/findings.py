@@ -1,18 +1,18 @@
-"""What the tables of the comparison say: variance ratios and coverage with 95 % intervals, and the decision table.
+"""What the tables of the comparison show: variance ratios and coverage with 95 % intervals, and the decision table.
 
-* ``variance ratio``: mean square error of the plain path integral over that of the reduced one, means over points, with
-  a bootstrap over points. Of several mixtures the median, with a bootstrap over mixtures and points.
-* ``coverage`` of the 95 % intervals of either method, over points and runs; Wilson's interval.
+* ``variance ratio``: the mean square error of the plain path integral divided by that of the reduced one, both means
+  over points, with a bootstrap over points. For several mixtures the median, with a bootstrap over mixtures and points.
+* ``coverage`` of the 95 % intervals of each method, over points and runs, with Wilson's interval.
 
-The decision table has a row for each target and estimator: the network evaluations a point at which the root mean
+The decision table has a row for each target and estimator: the network evaluations per point at which the root mean
 square error falls to 0.1 nats (interpolated between settings on logarithmic scales; empty if no setting reaches it),
-the seconds, and at the dearest setting the error, and the mean error with its standard error. 95 % intervals are by
-bootstrap over points; an upper end is empty where the dearest setting may not reach 0.1 nats. Errors are against the
-reference: of a trained network its flow, so that an estimate of the SDE also pays for the difference of both densities.
+the seconds per point there, and the errors at the most expensive setting. 95 % intervals are by bootstrap over points;
+an upper end is empty where the most expensive setting may not reach 0.1 nats. For trained networks errors are relative
+to the flow of the network, so the error of an estimate of the SDE contains the difference of the two densities.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,26 +20,27 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diffusion_density.machine import artifacts
+from diffusion_density.studies.fields import Strict
 from diffusion_density.studies.shared.intervals import share
 from diffusion_density.studies.shared.tables import by_cost, groups
 
-WANTED = 0.1  # nats
-DRAWS = 2000  # of the bootstrap
+ACCURACY = 0.1  # nats of root mean square error that the decision table asks for
+DRAWS = 2000  # resamples of the bootstrap
 ENDS = (0.025, 0.975)  # of a 95 % interval
 Squares = NDArray[np.float64]
 
 
-def write(estimators: list[Path], variances: list[Path], findings: Path, decision: Path) -> None:
-    """Read the parts of both tables, and write findings and decision."""
-    variance = pd.concat([artifacts.read_csv(path) for path in variances])
+def run(sizes: Strict, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+    """Read the table ``estimators`` and the other inputs, the parts of the table of variances; write both tables."""
+    variance = pd.concat([artifacts.read_csv(path) for name, path in inputs.items() if name != "estimators"])
     rows = [*_ratios(variance), *_coverage(variance)]
-    artifacts.write_csv(findings, pd.DataFrame(rows))
-    table = pd.concat([artifacts.read_csv(path) for path in estimators])
-    artifacts.write_csv(decision, pd.DataFrame(_decisions(table)))
+    artifacts.write_csv(outputs["findings"], pd.DataFrame(rows))
+    table = artifacts.read_csv(inputs["estimators"])
+    artifacts.write_csv(outputs["decision"], pd.DataFrame(_decisions(table)))
 
 
 def _ratios(variance: pd.DataFrame) -> Iterator[dict[str, object]]:
-    """Of every mixture or network, and the median over the mixtures in three dimensions."""
+    """The ratio for every mixture or network, and the median over the mixtures in three dimensions."""
     generator = np.random.default_rng(0)
     for throws, part in groups(variance, "throws"):
         draws, values = [], []
@@ -96,25 +97,25 @@ def _decisions(table: pd.DataFrame) -> Iterator[dict[str, object]]:
         picks = generator.integers(errors.shape[1], size=(DRAWS, errors.shape[1]))
         resampled = _rms(errors[:, picks])
         evaluations = np.nan_to_num([crossing(costs, draw) for draw in resampled.T], nan=np.inf)
-        low, high = np.quantile(evaluations, [0.025, 0.975], method="closest_observation")
-        rms_low, rms_high = np.quantile(resampled[-1], [0.025, 0.975])
-        dearest = settings[-1]
+        low, high = np.quantile(evaluations, ENDS, method="closest_observation")
+        rms_low, rms_high = np.quantile(resampled[-1], ENDS)
+        costliest = settings[-1]
         yield {
             "target": target,
             "dimension": dimension,
             "estimator": estimator,
-            "of": rows.of.iloc[0],
+            "density": rows.density.iloc[0],
             "kind": rows.kind.iloc[0],
             "evaluations": crossing(costs, rms),
             "evaluations_ci_low": low if np.isfinite(low) else math.nan,
             "evaluations_ci_high": high if np.isfinite(high) else math.nan,
             "seconds_per_point": crossing([float(part.seconds_per_point.iloc[0]) for part in settings], rms),
-            "dearest_evaluations": dearest.network_evaluations.iloc[0],
+            "max_evaluations": costliest.network_evaluations.iloc[0],
             "rms_error_nats": rms[-1],
             "rms_error_ci_low": rms_low,
             "rms_error_ci_high": rms_high,
-            "mean_error_nats": dearest.error.mean(),
-            "mean_error_stderr_nats": dearest.error.sem(),
+            "mean_error_nats": costliest.error.mean(),
+            "mean_error_stderr_nats": costliest.error.sem(),
         }
 
 
@@ -123,11 +124,11 @@ def _rms(errors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def crossing(costs: Sequence[float], errors: Sequence[float] | NDArray[np.float64]) -> float:
-    """The cost at which the error first falls to what is wanted, interpolated; NaN if it never does."""
-    if errors[0] <= WANTED:
+    """The cost at which the error first falls to the accuracy asked for, interpolated; NaN if it never does."""
+    if errors[0] <= ACCURACY:
         return costs[0]
     for i in range(1, len(costs)):
-        if errors[i] <= WANTED:
-            share = math.log(errors[i - 1] / WANTED) / math.log(errors[i - 1] / errors[i])
+        if errors[i] <= ACCURACY:
+            share = math.log(errors[i - 1] / ACCURACY) / math.log(errors[i - 1] / errors[i])
             return math.exp((1 - share) * math.log(costs[i - 1]) + share * math.log(costs[i]))
     return math.nan

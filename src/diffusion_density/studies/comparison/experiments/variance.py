@@ -1,13 +1,14 @@
-r"""The path integral with its variance reduced against the plain one, at equal network evaluations.
+"""The path integral with reduced variance against the plain one, at equal network evaluations.
 
-One row is a point, method and number of throws: over independent runs, the mean square of the errors, the mean square
-of the standard errors that the runs claimed, and how many of their 95 % intervals held the truth. Where the truth is
-not known it is the mean of long runs of the reduced method, whose own error is told. `findings` makes ratios of it.
+One row is a point, method and number of throws. Its numbers are over independent runs: the mean square error, the mean
+square of the reported standard errors, and how many 95 % intervals contained the truth. Where the truth is not known,
+a long run of the reduced method takes its place. `findings` computes variance ratios from the table.
 
-Mixtures: half of them of paper A's family, half the same with a quarter of its standard deviations.
+Half of the mixtures are of the family of Premkumar 2024; the other half have a quarter of its standard deviations.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +26,7 @@ from diffusion_density.process.model import Model
 from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.comparison.sizes import Variance
 
-SCHEDULE = VariancePreserving(beta_min=0.1, beta_max=16.0)  # sheet A, section 1
+SCHEDULE = VariancePreserving(beta_min=0.1, beta_max=16.0)  # as in the code of Premkumar 2024
 SEED = 21
 METHODS: tuple[Method, ...] = ("plain", "reduced")
 CUTOFF = 1e-5
@@ -51,7 +52,7 @@ def compare(
         repeats: runs.
         labels: columns that name the target.
         seed: of the throws, one for each target.
-        chunk: the most rows of one network call.
+        chunk: the largest number of rows of one network call.
     """
     tables = []
     for method in METHODS:
@@ -78,14 +79,14 @@ def compare(
 
 
 def long_run(model: Model, x: Tensor, throws: int, chunk: int = ROWS_PER_CALL) -> Tensor:
-    """(B,) what the path integral tends to, by the reduced method with many throws."""
+    """(B,) the limit of the path integral in nats, by the reduced method with many throws."""
     generator = torch.Generator(x.device).manual_seed(SEED - 1)
     return path_integral(
         model, x, throws=throws, method="reduced", generator=generator, cutoff=CUTOFF, chunk=chunk
     ).value
 
 
-def measure(sizes: Variance, out: Path) -> None:
+def run(sizes: Variance, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write the table of the mixtures."""
     cases = [(3, index, throws) for index in range(sizes.mixtures) for throws in sizes.throws]
     cases += [(sizes.dimension, index, sizes.throws[0]) for index in range(math.ceil(sizes.mixtures / 2))]
@@ -102,4 +103,4 @@ def measure(sizes: Variance, out: Path) -> None:
             "index": index,
         }
         tables.append(compare(mixture.diffused(SCHEDULE), x, mixture.log_prob(x), throws, sizes.repeats, labels, seed))
-    artifacts.write_csv(out, pd.concat(tables))
+    artifacts.write_csv(outputs["variance"], pd.concat(tables))

@@ -1,14 +1,15 @@
-r"""Agreement job of paper A: the two estimators beside each other and the truth, and the identity that binds them.
+r"""Both estimators compared with each other and with the truth, and an identity that must hold.
 
-*Points* (one row a point): log p of the mixture, of the trained flow, and the path integral's bound on the trained SDE,
-for the same network. *Identity* (one row a side): on each trained network,
+*Points* (one row per point): log p of the mixture, of the trained flow, and the path integral's bound on the trained SDE,
+for the same network. *Identity* (one row per side): on each trained network,
 
 .. math:: E_p[\log p - \text{bound}] = KL(p_T\|\text{prior}) + \int \tfrac12 g^2 E_p\|a - \nabla\log p_s\|^2 ds
           = KL(p_T\|\text{prior}) + \text{loss} - \text{its minimum},
 
-each side by draws of its own (sheet A, section 4).
+each side by draws of its own.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -23,32 +24,33 @@ from diffusion_density.process.model import DiffusionModel
 from diffusion_density.studies.density_estimators import divergences
 from diffusion_density.studies.density_estimators.experiments import dataset as data
 from diffusion_density.studies.density_estimators.models import SCHEDULE, load, places
-from diffusion_density.studies.density_estimators.sizes import Agreement, TrainingRun
+from diffusion_density.studies.density_estimators.sizes import Agreement, AgreementJob
 
 TOLERANCE = 1e-5
 THROWS_PER_POINT = 2  # of the identity's path integral: many points serve a mean better than many throws
 
 
-def measure(agreement: Agreement, run: TrainingRun, dataset: Path, models: Path, points: Path, identity: Path) -> None:
+def run(sizes: AgreementJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Measure the networks of a run's last checkpoint and write both tables.
 
     Raises:
         InputError: if a file does not fit the run.
     """
-    mixtures, _ = data.load(dataset, run)
-    checkpoint = load(models, run)[-1]
+    agreement = sizes.agreement
+    mixtures, _ = data.load(inputs["dataset"], sizes.run)
+    checkpoint = load(inputs["models"], sizes.run)[-1]
     tables: list[pd.DataFrame] = []
     sides: list[dict[str, object]] = []
-    for index, place in enumerate(tqdm(places(run), desc="agreement", unit="network")):
+    for index, place in enumerate(tqdm(places(sizes.run), desc="agreement", unit="network")):
         mixture, model = mixtures[place.mixture], checkpoint.model(index)
         generator = torch.Generator().manual_seed(1_000 + index)
-        if place.seed == run.seeds[0]:
+        if place.seed == sizes.run.seeds[0]:
             table = _points(model, mixture, agreement, generator)
             tables.append(table.assign(**place.columns()))
         for side, kl in _identity(model, mixture, agreement.identity_draws, generator).items():
             sides.append({**place.columns(), "side": side, "kl_nats": kl.value, "kl_stderr_nats": kl.stderr})
-    artifacts.write_csv(points, pd.concat(tables))
-    artifacts.write_csv(identity, pd.DataFrame(sides))
+    artifacts.write_csv(outputs["agreement"], pd.concat(tables))
+    artifacts.write_csv(outputs["identity"], pd.DataFrame(sides))
 
 
 def _points(

@@ -1,5 +1,6 @@
-"""The data of paper A: random Gaussian mixtures of its author's family, and training samples from each."""
+"""The data: random Gaussian mixtures, and training samples from each."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,18 +14,19 @@ from diffusion_density.studies.density_estimators.sizes import Dataset, Training
 _NAMES = ("weights", "means", "covariances")
 
 
-def prepare(spec: Dataset, out: Path) -> None:
+def run(sizes: Dataset, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Draw the mixtures of one dimension and their samples, and write them.
 
     Mixture k of dimension D has the seed 1000 D + k: it does not depend on the numbers of mixtures and samples.
     """
     mixtures, samples = [], []
-    for index in range(spec.mixtures):
-        generator = torch.Generator().manual_seed(1000 * spec.dimension + index)
-        mixtures.append(GaussianMixture.random(spec.dimension, spec.components, generator))
-        samples.append(mixtures[-1].sample(spec.samples, generator=generator))
+    for index in range(sizes.mixtures):
+        generator = torch.Generator().manual_seed(1000 * sizes.dimension + index)
+        mixtures.append(GaussianMixture.random(sizes.dimension, sizes.components, generator))
+        samples.append(mixtures[-1].sample(sizes.samples, generator=generator))
     tensors = {name: torch.stack([getattr(mixture, name) for mixture in mixtures]) for name in _NAMES}
-    artifacts.write_safetensors(out, tensors | {"train": torch.stack(samples).float()}, spec.model_dump(mode="json"))
+    tensors["train"] = torch.stack(samples).float()
+    artifacts.write_safetensors(outputs["dataset"], tensors, sizes.model_dump(mode="json"))
 
 
 def load(path: Path, run: TrainingRun) -> tuple[list[GaussianMixture], Tensor]:

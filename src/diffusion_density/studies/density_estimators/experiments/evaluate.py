@@ -1,9 +1,10 @@
-"""Evaluation job of paper A: the KL divergence of every network of a run, at every checkpoint, by every estimator.
+"""The KL divergence of every network of a run, at every checkpoint, by every estimator.
 
 Test points are fresh, and the same for all networks of one mixture, so that arms and checkpoints are compared on equal
 terms. One row of the table is one network at one checkpoint by one estimator.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ from diffusion_density.studies.density_estimators import divergences
 from diffusion_density.studies.density_estimators.divergences import Mean
 from diffusion_density.studies.density_estimators.experiments import dataset as data
 from diffusion_density.studies.density_estimators.models import SCHEDULE, load, places
-from diffusion_density.studies.density_estimators.sizes import Evaluation, TrainingRun
+from diffusion_density.studies.density_estimators.sizes import Evaluation, EvaluationJob
 
 _STREAM = 7_919  # test draws: a stream of their own for each mixture
 PRIOR_DRAWS = 100_000
@@ -37,39 +38,40 @@ class _Test:
         self.draws = divergences.Diffused.draw(mixture, SCHEDULE, count, self.generator)
 
 
-def evaluate(name: str, run: TrainingRun, evaluation: Evaluation, dataset: Path, models: Path, out: Path) -> None:
+def run(sizes: EvaluationJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Measure the networks of a run and write one table. Points at which the flow failed are counted, not hidden.
 
     Raises:
         InputError: if a file does not fit the run.
     """
-    mixtures, _ = data.load(dataset, run)
+    trained, evaluation = sizes.run, sizes.evaluation
+    mixtures, _ = data.load(inputs["dataset"], trained)
     tests = [_Test(mixture, index, evaluation) for index, mixture in enumerate(mixtures)]
-    order = places(run)
-    each = len(order) // len(run.arms)
+    order = places(trained)
+    each = len(order) // len(trained.arms)
     rows: list[dict[str, object]] = []
-    checkpoints = load(models, run)
-    with tqdm(total=len(checkpoints) * len(order), desc=name, unit="network", mininterval=1) as bar:
+    checkpoints = load(inputs["models"], trained)
+    with tqdm(total=len(checkpoints) * len(order), desc=outputs["table"].stem, unit="network", mininterval=1) as bar:
         for checkpoint in checkpoints:
-            for arm in range(len(run.arms)):
+            for arm in range(len(trained.arms)):
                 indices = range(arm * each, (arm + 1) * each)
                 flows = _flows(checkpoint.together(arm), [tests[order[i].mixture] for i in indices], evaluation)
                 for index, ode in zip(indices, flows, strict=True):
                     test = tests[order[index].mixture]
                     common = {
-                        "experiment": name.partition("-")[0],
-                        "dimension": run.dimension,
-                        "samples": run.samples,
-                        "throws": run.throws,
+                        "experiment": trained.experiment,
+                        "dimension": trained.dimension,
+                        "samples": trained.samples,
+                        "throws": trained.throws,
                         "epochs": checkpoint.epochs,
-                        "training_evaluations": round(run.samples * run.throws * checkpoint.epochs),
+                        "training_evaluations": round(trained.samples * trained.throws * checkpoint.epochs),
                         **order[index].columns(),
                         "untrained_kl_nats": test.untrained,
                     }
                     measured = [*_sde(checkpoint.model(index), test, evaluation), ode]
                     rows += [common | row for row in measured]
                     bar.update()
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["table"], pd.DataFrame(rows))
 
 
 def _sde(model: DiffusionModel, test: _Test, evaluation: Evaluation) -> list[dict[str, object]]:

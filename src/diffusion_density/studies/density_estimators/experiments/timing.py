@@ -1,14 +1,14 @@
-"""Timing job of paper A: what one sample costs by each estimator, and what accuracy that buys.
+"""What one sample costs by each estimator, and which accuracy it has for that.
 
-*Seconds* (one row a measurement): one ODE solve a point and one path integral a point, as in the paper (the shortest of
-several of the same point), and both for a whole batch, the fair comparison on parallel hardware. *Trade-off* (one row a
-setting): root-mean-square error against seconds a point, on the exact score of a mixture, where the truth is known, and
+*Seconds* (one row per measurement): one ODE solve per point and one path integral per point, as in Premkumar 2024 (the shortest of
+several of the same point), and both for a whole batch, the fair comparison on parallel hardware. *Trade-off* (one row per
+setting): root-mean-square error against seconds per point, on the exact score of a mixture, where the truth is known, and
 on a trained network, where the error is that against the estimator's own limit (a double-precision solve at a
 tolerance of 1e-9; for the path integral, which is unbiased for its limit, its standard error).
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from diffusion_density.machine import artifacts
 from diffusion_density.process.model import Model
 from diffusion_density.studies.density_estimators.experiments import dataset as data
 from diffusion_density.studies.density_estimators.models import SCHEDULE, load
-from diffusion_density.studies.density_estimators.sizes import Timing, TrainingRun
+from diffusion_density.studies.density_estimators.sizes import Timing, TimingJob
 from diffusion_density.studies.shared.double import in_double
 
 TOLERANCE = 1e-5  # of the timed solves
@@ -33,24 +33,25 @@ Estimate = Callable[[Tensor], LogDensity]
 ROUNDING = 1e-6  # tolerances below need double precision
 
 
-def measure(timing: Timing, run: TrainingRun, dataset: Path, models: Path, seconds: Path, tradeoff: Path) -> None:
+def run(sizes: TimingJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Time the estimators on the first trained network of a run, and on its mixture, and write both tables.
 
     Raises:
         InputError: if a file does not fit the run.
     """
-    mixtures, _ = data.load(dataset, run)
-    trained = load(models, run)[-1].model(0)
+    timing = sizes.timing
+    mixtures, _ = data.load(inputs["dataset"], sizes.run)
+    trained = load(inputs["models"], sizes.run)[-1].model(0)
     exact = mixtures[0].diffused(SCHEDULE)
     generator = torch.Generator().manual_seed(len(mixtures[0].weights))
     x = mixtures[0].sample(timing.batch, generator=generator, dtype=torch.float32)
     truth = mixtures[0].log_prob(x.double())
-    artifacts.write_csv(seconds, pd.DataFrame(_seconds(trained, x, timing, generator)))
+    artifacts.write_csv(outputs["timing"], pd.DataFrame(_seconds(trained, x, timing, generator)))
     fine = in_double(trained)
     limit = flow(fine, x.double(), rtol=REFERENCE, atol=REFERENCE).value
     rows = _tradeoff("exact", exact, exact, x, truth, truth, timing, generator)
     rows += _tradeoff("trained", trained, fine, x, limit, None, timing, generator)
-    artifacts.write_csv(tradeoff, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["tradeoff"], pd.DataFrame(rows))
 
 
 def _timed(estimate: Estimate, points: Tensor) -> tuple[LogDensity, float]:

@@ -1,5 +1,6 @@
-"""Training job of paper A: one stack of networks, all arms, mixtures and seeds of a run at once."""
+"""Training: one stack of networks, all arms, mixtures and seeds of a run at once."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,21 +11,21 @@ from diffusion_density.studies.density_estimators.sizes import TrainingRun
 from diffusion_density.training.stack import Member, train_stack
 
 
-def train(run: TrainingRun, dataset: Path, out: Path) -> None:
+def run(sizes: TrainingRun, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Train the networks of a run and write those of every checkpoint.
 
     Raises:
         InputError: if the data set does not fit the run.
         NumericalError: if a loss is not finite.
     """
-    _, samples = data.load(dataset, run)
+    _, samples = data.load(inputs["dataset"], sizes)
     sets = list(samples)
     members = [
-        Member(build(run, place), place.arm.prediction, place.arm.weighting, sets[place.mixture], place.seed)
-        for place in places(run)
+        Member(build(sizes, place), place.arm.prediction, place.arm.weighting, sets[place.mixture], place.seed)
+        for place in places(sizes)
     ]
-    steps = [max(1, round(epochs * run.samples / run.optimiser.batch_size)) for epochs in run.checkpoints]
-    training = train_stack(members, SCHEDULE, throws=run.throws, checkpoints=steps, **run.optimiser.model_dump())
-    bar = tqdm(training, total=max(steps), desc=out.stem, unit="step", mininterval=2)
+    steps = [max(1, round(epochs * sizes.samples / sizes.optimiser.batch_size)) for epochs in sizes.checkpoints]
+    training = train_stack(members, SCHEDULE, throws=sizes.throws, checkpoints=steps, **sizes.optimiser.model_dump())
+    bar = tqdm(training, total=max(steps), desc=outputs["models"].stem, unit="step", mininterval=2)
     stacks = {step: stack for step, stack in bar if stack is not None}
-    save(out, run, [stacks[step] for step in steps])
+    save(outputs["models"], sizes, [stacks[step] for step in steps])

@@ -1,4 +1,4 @@
-r"""Classifier job of paper B: the weights of the diffusion classifier, and its noise (section 4.3; sheet B, section 7).
+r"""The weights of the diffusion classifier, and its noise (Li and Yan 2024, section 4.3).
 
 Two classes are equally likely, N(0, c² I) in D dimensions with c of ``CLASS_SCALES``. Exact models are the networks.
 With ᾱ = α² = 1 − σ² and x_s = α x + σ ε, ε̂ = σ x_s/(ᾱ c² + σ²), so ε − ε̂ = (ᾱ c² ε − α σ x)/(ᾱ c² + σ²) and
@@ -12,12 +12,13 @@ and ``elbo_sum`` are the rules of the formula on T steps at equal distances in l
 Bayes' rule with the true densities, the reference of the others. The calibration error is that of the probability of
 the predicted class in 15 bins of equal width.
 
-*Sweep* (one row an estimator, a kind of noise, a number of throws and a repeat): the posterior by Monte Carlo on
+*Sweep* (one row per estimator, kind of noise, a number of throws and a repeat): the posterior by Monte Carlo on
 quadrature nodes in the same range of log-SNR, with noise that is common to the classes, or independent. ``plain``
 averages ‖ε − ε̂‖², and ``controlled`` is the formula's own estimator, whose antithetic pairs and control variate remove
 by themselves most of the noise that the classes share.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -38,7 +39,7 @@ from diffusion_density.studies.density_formula.sizes import Classifier
 from diffusion_density.studies.shared.targets import normal
 
 CLASS_DIMENSION = 8
-CLASS_SCALES = (1.0, 1.6)  # standard deviations of two centred normal laws: sheet B, section 7
+CLASS_SCALES = (1.0, 1.6)  # standard deviations of two centred normal distributions
 LINEAR_STEPS = 1000
 BINS = 15
 SWEEP_POINTS = 512  # at most
@@ -46,7 +47,7 @@ NODES = 32
 SEED = 7
 
 
-def measure(sizes: Classifier, out: Path, sweep: Path) -> None:
+def run(sizes: Classifier, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write the table of weights, and that of the noise on at most 512 of its points."""
     x, labels = _points(sizes.points)
     log_prior = -torch.full((len(CLASS_SCALES),), len(CLASS_SCALES), dtype=torch.float64).log()
@@ -58,9 +59,9 @@ def measure(sizes: Classifier, out: Path, sweep: Path) -> None:
         found = (log_prior + torch.stack(values, dim=1)).log_softmax(1)
         rows.append({"weights": name} | summary(found, bayes, labels))
     rows.insert(0, {"weights": "exact"} | summary(bayes, bayes, labels))
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["classifier"], pd.DataFrame(rows))
     few = slice(SWEEP_POINTS)
-    artifacts.write_csv(sweep, _sweep(sizes, x[few], labels[few], log_prior, bayes[few]))
+    artifacts.write_csv(outputs["classifier_noise"], _sweep(sizes, x[few], labels[few], log_prior, bayes[few]))
 
 
 def expected_errors(x: Float[Tensor, "b d"], scale: float, schedule: Discrete) -> Float[Tensor, "b n"]:
@@ -178,5 +179,5 @@ def _plain(
 
 
 def _agreement(found: Tensor, bayes: Tensor) -> float:
-    """The share of points with the same likeliest class."""
+    """The share of points with the same most likely class."""
     return (found.argmax(1) == bayes.argmax(1)).double().mean().item()

@@ -6,6 +6,7 @@ evaluations. One row is one network, choice of weights and kind of noise, with s
 network has test images that its seed draws, so that what differs from seed to seed is their error too.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,30 +22,31 @@ from diffusion_density.studies.density_formula.experiments.classifier import sco
 from diffusion_density.studies.density_formula.experiments.train_digits import CLASSES, class_context, held_out, load
 from diffusion_density.studies.density_formula.experiments.weightings import simple_loss
 from diffusion_density.studies.density_formula.networks import PREDICTION, SCHEDULE
-from diffusion_density.studies.density_formula.sizes import DigitsEvaluation, Run
+from diffusion_density.studies.density_formula.sizes import DigitsEvaluation, DigitsJob
 
 
-def measure(run: Run, sizes: DigitsEvaluation, models: Path, out: Path) -> None:
+def run(sizes: DigitsJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write the table.
 
     Raises:
         InputError: if the file of networks does not fit the run, or there are fewer test images.
     """
-    networks = load(models, run)["classes"]
+    evaluation, seeds = sizes.evaluation, sizes.run.seeds
+    networks = load(inputs["models"], sizes.run)["classes"]
     contexts = class_context(torch.arange(CLASSES)).split(1)
     rows = []
-    with tqdm(total=4 * len(run.seeds), desc="classes", unit="posterior") as bar:
-        for index, seed in enumerate(run.seeds):
+    with tqdm(total=4 * len(seeds), desc="classes", unit="posterior") as bar:
+        for index, seed in enumerate(seeds):
             model = DiffusionModel(networks[index], SCHEDULE, PREDICTION)
             classes = [model.given(c) for c in contexts]
-            digits = held_out(sizes.classified, seed)
+            digits = held_out(evaluation.classified, seed)
             for weights, posterior in (("elbo", _elbo), ("uniform", _uniform)):
                 for noise in ("common", "independent"):
-                    found = posterior(classes, digits.x, sizes, noise == "common")
+                    found = posterior(classes, digits.x, evaluation, noise == "common")
                     row = {"weights": weights, "noise": noise, "seed": seed}
                     rows.append(row | scores(found, digits.labels))
                     bar.update()
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["digit_classes"], pd.DataFrame(rows))
 
 
 def _elbo(classes: list[DiffusionModel], x: Tensor, sizes: DigitsEvaluation, common: bool) -> Tensor:

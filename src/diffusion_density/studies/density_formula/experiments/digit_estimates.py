@@ -1,4 +1,4 @@
-r"""Estimates of log p side by side, image by image, on networks trained on digits (paper B's formula on real data).
+r"""Estimates of log p side by side, image by image, on networks trained on digits.
 
 For one noise prediction, at each image x and in nats:
 
@@ -12,6 +12,7 @@ For one noise prediction, at each image x and in nats:
 The same images with the same dequantization noise serve all of them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -28,33 +29,34 @@ from diffusion_density.networks.mlp import MLP
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.studies.density_formula.experiments import train_digits as digits
 from diffusion_density.studies.density_formula.networks import PREDICTION, SCHEDULE, WEIGHTINGS
-from diffusion_density.studies.density_formula.sizes import DigitsEvaluation, Run
+from diffusion_density.studies.density_formula.sizes import DigitsEvaluation, DigitsJob
 
 _STREAM = 15_485_863
 
 
-def measure(run: Run, sizes: DigitsEvaluation, models: Path, out: Path) -> None:
-    """Write the table: one row a network, image and estimator.
+def run(sizes: DigitsJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+    """Write the table: one row per network, image and estimator.
 
     Raises:
         InputError: if the file of networks does not fit the run, or there are fewer test images.
     """
-    networks = digits.load(models, run)
-    x = digits.held_out(sizes.points).x
+    evaluation, seeds = sizes.evaluation, sizes.run.seeds
+    networks = digits.load(inputs["models"], sizes.run)
+    x = digits.held_out(evaluation.points).x
     parts = []
-    places = [(weighting, seed) for weighting in WEIGHTINGS for seed in run.seeds]
-    flows = _flows(networks["images"], x, sizes)
-    with tqdm(total=len(places) + len(run.seeds), desc="digits", unit="network") as bar:
+    places = [(weighting, seed) for weighting in WEIGHTINGS for seed in seeds]
+    flows = _flows(networks["images"], x, evaluation)
+    with tqdm(total=len(places) + len(seeds), desc="digits", unit="network") as bar:
         for index, (weighting, seed) in enumerate(places):
             model = DiffusionModel(networks["images"][index], SCHEDULE, PREDICTION)
-            for name, result in (_estimates(model, x, sizes) | {"flow": flows[index]}).items():
+            for name, result in (_estimates(model, x, evaluation) | {"flow": flows[index]}).items():
                 parts.append(_rows(name, weighting, seed, result))
             bar.update()
-        for index, seed in enumerate(run.seeds):
+        for index, seed in enumerate(seeds):
             model = DiffusionModel(networks["rows"][index], SCHEDULE, PREDICTION)
-            parts.append(_rows("rows", "likelihood", seed, by_rows(model, x, sizes)))
+            parts.append(_rows("rows", "likelihood", seed, by_rows(model, x, evaluation)))
             bar.update()
-    artifacts.write_csv(out, pd.concat(parts))
+    artifacts.write_csv(outputs["digit_estimates"], pd.concat(parts))
 
 
 def _estimates(model: DiffusionModel, x: Tensor, sizes: DigitsEvaluation) -> dict[str, LogDensity]:

@@ -1,18 +1,18 @@
-r"""Discretisation job of paper B: the discrete formulas on chains of T steps, beside log p of the sheet's mixture.
+r"""The discrete formulas on chains of T steps (Li and Yan 2024), compared with log p of a mixture in one dimension.
 
 For each schedule, number of steps and rule (``sum``, the paper's; ``trapezoid`` in log-SNR) the error is
-log p(x) − formula(x) in nats, with every expectation by Gauss–Hermite (sheet B, section 4). Its mean over x ~ p₀ is
+log p(x) − formula(x) in nats, with every expectation by Gauss–Hermite. Its mean over x ~ p₀ is
 
 .. math:: E[\log p - \text{sum}] = \underbrace{E[\log p(x_0)] - E[\log p_{\beta_1}(x_1)]}_{\text{truncation}}
           + \sum_{t=2}^T E\, KL\big(q(x_{t-1} | x_t)\,\|\,N(\mu_t, \tilde\beta_t I)\big)
 
 and `density.formula_gap` predicts the second part. The table's ``predicted_sharp_nats`` is that prediction plus the
-truncation, so that it stands for the whole mean gap; ``predicted_quadratic_nats`` is ¼ Σ E‖L_t‖² alone, as in the
-sheet. In the mean over the data the exact prediction ε̂ = E[ε | x_t] has E‖ε − ε̂‖² = d − E‖ε̂‖², a quadrature over p_t.
+truncation, so that it stands for the whole mean gap; ``predicted_quadratic_nats`` is ¼ Σ E‖L_t‖²
+alone. In the mean over the data the exact prediction ε̂ = E[ε | x_t] has E‖ε − ε̂‖² = d − E‖ε̂‖², a quadrature over p_t.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from diffusion_density.process.schedules import discrete as discrete_schedules
 from diffusion_density.studies.density_formula.formula_gap import mixture_nodes, predicted_gap
 from diffusion_density.studies.density_formula.sizes import Discretisation
 from diffusion_density.studies.shared.tables import groups
-from diffusion_density.studies.shared.targets import sheet_mixture
+from diffusion_density.studies.shared.targets import one_dimensional_mixture
 
 SCHEDULES: dict[str, Callable[[int], Discrete]] = {
     "paper": discrete_schedules.paper,
@@ -41,12 +41,12 @@ SCHEDULES: dict[str, Callable[[int], Discrete]] = {
     "uniform_log_snr": discrete_schedules.uniform_log_snr,
 }
 RULES: tuple[Rule, ...] = ("sum", "trapezoid")
-POINTS = (-2.5, -1.5, -0.5, 0.0, 0.5, 1.0, 2.0)  # the largest errors over these are the sheet's
+POINTS = (-2.5, -1.5, -0.5, 0.0, 0.5, 1.0, 2.0)  # of the largest errors
 DATA_NODES = 200  # Gauss–Hermite, for each component of p_t
 ASYMPTOTIC = 100  # steps from which on the slopes are fitted
 
 
-def measure(sizes: Discretisation, out: Path, fits: Path) -> None:
+def run(sizes: Discretisation, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write one row for each schedule, number of steps and rule, and the slopes fitted to them.
 
     Columns: ``mean_gap_nats`` over x ~ p₀, ``max_error_nats`` over `POINTS` in absolute value, the two predictions (of
@@ -58,12 +58,12 @@ def measure(sizes: Discretisation, out: Path, fits: Path) -> None:
     cases = [(name, steps) for name in SCHEDULES for steps in sizes.steps]
     rows = [row for case in tqdm(cases, desc="discretisation", unit="chain") for row in _rows(*case)]
     table = pd.DataFrame(rows)
-    artifacts.write_csv(out, table)
-    artifacts.write_csv(fits, slopes(table))
+    artifacts.write_csv(outputs["discretisation"], table)
+    artifacts.write_csv(outputs["slopes"], slopes(table))
 
 
 def _rows(name: str, steps: int) -> list[dict[str, object]]:
-    mixture, schedule = sheet_mixture(), SCHEDULES[name](steps)
+    mixture, schedule = one_dimensional_mixture(), SCHEDULES[name](steps)
     exact, times = mixture.diffused(schedule), schedule.steps
     clean, weight = mixture_nodes(mixture, torch.ones(1).double(), torch.zeros(1).double(), DATA_NODES)
     y, _ = mixture_nodes(mixture, schedule.alpha(times), schedule.sigma(times), DATA_NODES)

@@ -1,6 +1,6 @@
-r"""Exactness job of paper B: the density formula with exact scores against known densities; the noise of estimators.
+r"""The density formula (Li and Yan 2024) with exact scores against known densities; the noise of estimators.
 
-*Exactness* (one row a point): random normal laws and mixtures with full covariances in several dimensions. The truth is
+*Exactness* (one row per point): random normal distributions and mixtures with full covariances in several dimensions. The truth is
 
 .. math:: E[\log p_{s_{start}}(x_{s_{start}}) | x_0 = x]
           = \log p(x) + \tfrac12 t_1 \big(d + 2 \Delta\log p + \|\nabla\log p\|^2\big) + O(t_1^2),
@@ -8,14 +8,15 @@ r"""Exactness job of paper B: the density formula with exact scores against know
 which the formula is an integral for (`density.formula`); here t₁ = 10⁻⁶, so that it's log p itself to far less than a
 standard error. In one dimension the expectation over the noise is also taken by quadrature, without any.
 
-*Variance* (one row a repeat): n draws of the score for one estimate of log p of the sheet's mixture, spent by
+*Variance* (one row per repeat): n draws of the score for one estimate of log p of a mixture in one dimension, spent by
 
 - ``uniform_time``: eq. 3.1 as the paper states it, times t uniform on (t₁, 1);
-- ``log_snr``: the same integral in log-SNR, a draw in the middle of each of n equal intervals (sheet B, section 2, F2);
-- ``formula``: the package's, with few nodes, antithetic pairs and the control variate (sheet B, section 9).
+- ``log_snr``: the same integral in log-SNR, a draw in the middle of each of n equal intervals;
+- ``formula``: the package's, with few nodes, antithetic pairs and the control variate.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,15 +33,15 @@ from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.density_formula.sizes import Exactness
-from diffusion_density.studies.shared.targets import sheet_mixture
+from diffusion_density.studies.shared.targets import one_dimensional_mixture
 
 SCHEDULE = VariancePreserving()
 COMPONENTS = {"gaussian": 1, "mixture": 5}
-PLACES = (0.0, 1.0, -2.5)  # of the variance comparison, as in the sheet
+PLACES = (0.0, 1.0, -2.5)  # of the variance comparison
 
 
-def measure(sizes: Exactness, out: Path, variance: Path) -> None:
-    """Write the tables ``out`` (exactness) and ``variance``.
+def run(sizes: Exactness, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+    """Write both tables.
 
     Columns of the first: target, dimension, rule (``quadrature``, or ``expectation`` with a standard error of 0),
     point, ``truth_nats``, ``value_nats``, ``stderr_nats``. Of the second: x, method, repeat, ``value_nats``,
@@ -53,8 +54,8 @@ def measure(sizes: Exactness, out: Path, variance: Path) -> None:
         raise InputError(f"exactness: {sizes.draws} draws are not a multiple of {sizes.nodes} nodes")
     cases = [(target, dimension) for dimension in sizes.dimensions for target in COMPONENTS]
     tables = [_points(*case, sizes) for case in tqdm(cases, desc="exactness", unit="target")]
-    artifacts.write_csv(out, pd.concat(tables))
-    artifacts.write_csv(variance, _repeats(sizes))
+    artifacts.write_csv(outputs["exactness"], pd.concat(tables))
+    artifacts.write_csv(outputs["variance"], _repeats(sizes))
 
 
 def _points(target: str, dimension: int, sizes: Exactness) -> pd.DataFrame:
@@ -81,7 +82,7 @@ def _points(target: str, dimension: int, sizes: Exactness) -> pd.DataFrame:
 
 
 def _repeats(sizes: Exactness) -> pd.DataFrame:
-    exact = sheet_mixture().diffused(SCHEDULE)
+    exact = one_dimensional_mixture().diffused(SCHEDULE)
     places = torch.tensor(PLACES, dtype=torch.float64)
     x = places.repeat(sizes.repeats)[:, None]
     generator = torch.Generator().manual_seed(1)

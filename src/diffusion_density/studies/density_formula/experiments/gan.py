@@ -1,4 +1,4 @@
-r"""Generators regularised by the density formula, against the optimum in closed form (sheet B, section 6).
+r"""Generators regularised by the density formula, against the optimum in closed form (Li and Yan 2024).
 
 The game is min_G max_D E log D(x) + E log(1 − D(G(z))) + λ E[loss of the noise prediction at G(z)]. By the formula the
 last term is −λ E log p(G(z)) up to a constant, p the density of the data. In the paper's clock t = 1/(1 + SNR) it is
@@ -21,7 +21,7 @@ the same data and z.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +45,7 @@ from diffusion_density.process.times import low_discrepancy
 from diffusion_density.studies.density_formula import optimum as closed
 from diffusion_density.studies.density_formula.optimum import Grid
 from diffusion_density.studies.density_formula.sizes import Gan, GanRun
-from diffusion_density.studies.shared.targets import normal, sheet_mixture
+from diffusion_density.studies.shared.targets import normal, one_dimensional_mixture
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.randomness import seed_of
 
@@ -94,25 +94,25 @@ class Target:
 
 
 def targets(sizes: Gan) -> list[Target]:
-    """The sheet's mixture, one of three unequal components in the plane, and N(0, I_d), whose generators collapse."""
+    """The mixture in one dimension, one of three unequal components in the plane, and N(0, I_d), whose generators collapse."""
     means = torch.tensor([[-0.9, -0.5], [1.0, -0.3], [0.0, 1.0]], dtype=torch.float64)
     scales = torch.tensor([0.6, 0.5, 0.45], dtype=torch.float64)
     identity = torch.eye(2, dtype=torch.float64)
     plane = GaussianMixture(torch.tensor([0.5, 0.3, 0.2]), means, scales.square()[:, None, None] * identity)
     d = sizes.collapse_dimension
     return [
-        Target("mixture_1d", sheet_mixture(), Grid.box(-4.0, 3.0, 56, 1), sizes.weights),
+        Target("mixture_1d", one_dimensional_mixture(), Grid.box(-4.0, 3.0, 56, 1), sizes.weights),
         Target("mixture_2d", plane, Grid.box(-3.6, 3.6, 20, 2), sizes.weights),
         Target(f"normal_{d}d", normal(d), Grid.radial(4 * d**0.5, RADIAL_BINS, d), sizes.collapse_weights, radial=True),
     ]
 
 
-def measure(sizes: GanRun, out: Path, histogram: Path) -> None:
+def run(sizes: GanRun, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Train all generators, compare them with the closed form, and write both tables.
 
-    The first table has one row a generator: the total variation to the data and to the optimum, that of as many exact
-    draws of the optimum, all on the bins of the target, E log p(G(z)) in nats, and for the normal law the mass within
-    √d/4 of the mode. The second has the histograms in one dimension, of the radius for the normal law, as densities; an
+    The first table has one row per generator: the total variation to the data and to the optimum, that of as many exact
+    draws of the optimum, all on the bins of the target, E log p(G(z)) in nats, and for the normal distribution the mass within
+    √d/4 of the mode. The second has the histograms in one dimension, of the radius for the normal distribution, as densities; an
     atom of the optimum is in the first bin.
 
     Raises:
@@ -130,8 +130,8 @@ def measure(sizes: GanRun, out: Path, histogram: Path) -> None:
             rows.append({**place, **row})
             if bins is not None:
                 histograms.append(bins.assign(**place)[[*place, *bins.columns]])
-    artifacts.write_csv(out, pd.DataFrame(rows))
-    artifacts.write_csv(histogram, pd.concat(histograms))
+    artifacts.write_csv(outputs["gan"], pd.DataFrame(rows))
+    artifacts.write_csv(outputs["gan_histogram"], pd.concat(histograms))
 
 
 def diffusion_loss(
@@ -230,7 +230,7 @@ class Discriminators:
         return torch.cat([torch.ones_like(norm), norm, squares, self.embed(x)], -1)
 
     def logit(self, features: Float[Tensor, "m r f"]) -> Float[Tensor, "m r"]:
-        """log(D/(1 − D)), the estimate of log p(x)/q(x) with q the law of the generator."""
+        """log(D/(1 − D)), the estimate of log p(x)/q(x) with q the distribution of the generator."""
         return (features @ self.weight)[..., 0]
 
     def ascend(self, real: Float[Tensor, "m r f"], fake: Float[Tensor, "m r f"], rate: float) -> None:

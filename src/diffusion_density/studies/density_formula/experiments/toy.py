@@ -1,7 +1,7 @@
-r"""Toy job of paper B: which weights of the noise prediction's errors have the optimum of the likelihood (section 4.1).
+r"""Which weights of the noise prediction's errors have the optimum of the likelihood (Li and Yan 2024, section 4.1).
 
 The data are a mixture at ±1 with the standard deviation 0.25; the model is one at ±m with 0.6, misspecified, and its
-only parameter m is shared by all times (sheet B, section 5). Its noise prediction ε_m is that of its own diffusion. As
+only parameter m is shared by all times . Its noise prediction ε_m is that of its own diffusion. As
 functions of m, in the mean over the data,
 
 - ``log_prob``: −log p_m, the exact negative log likelihood;
@@ -13,6 +13,7 @@ The last two are known up to a constant, E‖ε − ε_m‖² = E‖ε* − ε_m
 Everything is by Gauss–Hermite: nothing is random.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +37,7 @@ SIMPLE = linear(200)
 SHIFT = 2.0  # of the sigmoid
 
 
-def measure(sizes: Toy, out: Path) -> None:
+def run(sizes: Toy, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write a row for each weighting and m: ``objective_nats`` above its minimum on the grid, and its ``optimum`` m."""
     data = pair(1.0, DATA_SCALE)
     places = torch.linspace(*SPAN, sizes.places, dtype=torch.float64)
@@ -56,7 +57,7 @@ def measure(sizes: Toy, out: Path) -> None:
         objective = (values - values.min()).numpy()
         columns = {"m": places.numpy(), "objective_nats": objective, "optimum": _vertex(places, values)}
         tables.append(pd.DataFrame({"weighting": name} | columns))
-    artifacts.write_csv(out, pd.concat(tables))
+    artifacts.write_csv(outputs["toy"], pd.concat(tables))
 
 
 def pair(place: float, scale: float) -> GaussianMixture:

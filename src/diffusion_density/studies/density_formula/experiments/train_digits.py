@@ -1,15 +1,16 @@
 r"""Networks on real digits: whole images under each weighting, images given their class, and rows given the rows above.
 
 Images of 8×8 pixels with 17 levels become points of 64 numbers by uniform dequantization,
-x = (2 (k + u) − 17)/17 in (−1, 1), so that every density here is one of x, in nats an image.
+x = (2 (k + u) − 17)/17 in (−1, 1), so that every density here is one of x, in nats per image.
 
 * ``images``: p(x), one network for each weighting and seed.
-* ``classes``: p(x | c), the class as ten numbers 0 or 1 beside the image.
+* ``classes``: p(x | c), the class as ten numbers 0 or 1 next to the image.
 * ``rows``: p(row r | rows above it), one network for all eight rows: the rows above, with zeros for those to come, and
-  the place of the row as eight numbers 0 or 1 stand beside it. The sum of the eight log densities is that of the image:
-  the diffusion loss as the likelihood of an autoregressive factorisation (paper B, section 4.4).
+  the place of the row as eight numbers 0 or 1 stand next to it. The sum of the eight log densities is that of the image:
+  the diffusion loss as the likelihood of an autoregressive factorisation (Li and Yan 2024, section 4.4).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,13 +102,14 @@ def _members(run: Run) -> dict[str, list[Member]]:
     }
 
 
-def train(run: Run, out: Path) -> None:
+def run(sizes: Run, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Train the three stacks and write them.
 
     Raises:
-        InputError: if there are fewer training images than ``run.samples``.
+        InputError: if there are fewer training images than ``sizes.samples``.
     """
-    stacks.save(out, run, {name: trained(stack, run.training, name) for name, stack in _members(run).items()})
+    networks = {name: trained(stack, sizes.training, name) for name, stack in _members(sizes).items()}
+    stacks.save(outputs["models"], sizes, networks)
 
 
 def load(path: Path, run: Run) -> dict[str, MLP]:

@@ -3,6 +3,7 @@
 Networks of equal seed start alike and see the same minibatches and throws.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,13 +23,14 @@ def _members(run: Run, name: str) -> list[Member]:
     return members(run.training, run.seeds, points, WEIGHTINGS)
 
 
-def train(run: Run, out: Path) -> None:
-    """Train the networks of every law in the plane and write them, one stack a law."""
-    stacks.save(out, run, {name: trained(_members(run, name), run.training, name) for name in planar.NAMES})
+def run(sizes: Run, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+    """Train the networks of every distribution in the plane and write them, one stack per distribution."""
+    networks = {name: trained(_members(sizes, name), sizes.training, name) for name in planar.NAMES}
+    stacks.save(outputs["models"], sizes, networks)
 
 
 def load(path: Path, run: Run) -> dict[str, MLP]:
-    """The stacks by the names of the laws; in each the seeds run fastest.
+    """The stacks by the names of the distributions; in each the seeds run fastest.
 
     Raises:
         InputError: if the file holds the networks of other settings.

@@ -1,4 +1,4 @@
-r"""What the weighting of the loss costs: one network for each, in the plane, where the truth is known (paper B, 4.1).
+r"""What the weighting of the loss costs: one network for each, in the plane, where the truth is known (Li and Yan 2024, section 4.1).
 
 Three weightings of the error of the noise prediction, as densities in log-SNR λ: likelihood (1, what the density
 formula integrates), unit (the simple loss of DDPM, uniform in s), and sigmoid(2 − λ). All of them have the same
@@ -11,6 +11,7 @@ with the same noise. ``excess`` is the difference of a loss from that of the lik
 truth, both paired by test point.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -27,34 +28,36 @@ from diffusion_density.process.model import DiffusionModel, Model
 from diffusion_density.studies.density_formula import planar
 from diffusion_density.studies.density_formula.experiments import train_planar as planar_networks
 from diffusion_density.studies.density_formula.networks import PREDICTION, SCHEDULE, WEIGHTINGS
-from diffusion_density.studies.density_formula.sizes import Evaluation, Run
+from diffusion_density.studies.density_formula.sizes import Evaluation, MeasuringJob
 
 _TEST_STREAM = 104_729
 
 
-def measure(run: Run, sizes: Evaluation, models: Path, out: Path) -> None:
-    """Measure every network and write one table: one row a network and measure.
+def run(sizes: MeasuringJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+    """Measure every network and write one table: one row per network and measure.
 
     Raises:
         InputError: if the file of networks does not fit the run.
     """
     rows: list[dict[str, object]] = []
-    for name, networks in tqdm(planar_networks.load(models, run).items(), desc="weightings", unit="law"):
-        rows += _measured(name, networks, run, sizes)
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    for name, networks in tqdm(
+        planar_networks.load(inputs["models"], sizes.run).items(), desc="weightings", unit="distribution"
+    ):
+        rows += _measured(name, networks, sizes.run.seeds, sizes.evaluation)
+    artifacts.write_csv(outputs["weightings"], pd.DataFrame(rows))
 
 
-def _measured(name: str, networks: MLP, run: Run, sizes: Evaluation) -> list[dict[str, object]]:
+def _measured(name: str, networks: MLP, seeds: Sequence[int], sizes: Evaluation) -> list[dict[str, object]]:
     generator = torch.Generator().manual_seed(_TEST_STREAM + planar.NAMES.index(name))
-    law = planar.law(name)
-    x = law.sample(sizes.points, generator=generator)
-    truth = -law.log_prob(x)
+    target = planar.distribution(name)
+    x = target.sample(sizes.points, generator=generator)
+    truth = -target.log_prob(x)
     x, noise_seed = x.float(), int(torch.randint(2**31, (), generator=generator))
     together = DiffusionModel(networks.side_by_side(), SCHEDULE, PREDICTION)
     flows = flow(together, x.repeat(len(networks.skip), 1), rtol=sizes.tolerance, atol=sizes.tolerance)
     losses: dict[tuple[str, str, int], Tensor] = {}
     for index, values in enumerate((-flows.value).double().split(len(x))):
-        weighting, seed = WEIGHTINGS[index // len(run.seeds)], run.seeds[index % len(run.seeds)]
+        weighting, seed = WEIGHTINGS[index // len(seeds)], seeds[index % len(seeds)]
         model = DiffusionModel(networks[index], SCHEDULE, PREDICTION)
         bound = formula(
             model,

@@ -1,4 +1,4 @@
-r"""Bias job of paper C, its headline: with a wrong score, estimates along an SDE are biased by a known amount (eq. 3).
+r"""With a wrong score, estimates along an SDE are biased by a known amount (Karczewski et al. 2025, eq. 3).
 
 A perturbed score defines a reverse SDE, whose density p^SDE is solved for, and a flow with another density. In the mean
 over samples x ~ p^SDE the density tracked along the reverse SDE is too high, and that along the forward SDE, the
@@ -7,12 +7,13 @@ density formula's bound, is too low,
 .. math:: E[r] - E\log p^{SDE} = \tfrac12 \int g^2 E_{p^{SDE}}\|s_\theta - \nabla\log p^{SDE}\|^2 ds
           \qquad \text{(reverse)},
 
-and likewise with x_s given x for the forward one. *Bias* (one row a size ε): the measured excess of r, that of ε = 0
-(the steps' own error) beside it, and the prediction. *Sandwich* (one row a size, number of steps T and estimate): the
+and likewise with x_s given x for the forward one. *Bias* (one row per size ε): the measured excess of r, that of ε = 0
+(the steps' own error) next to it, and the prediction. *Sandwich* (one row per size, number of steps T and estimate): the
 chain of T ancestral steps, whose upper and lower bounds hold at every T, with the log densities of the SDE and of the
 flow at the same samples.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -27,23 +28,23 @@ from diffusion_density.machine import artifacts
 from diffusion_density.process.fokker_planck import Marginals, marginals
 from diffusion_density.studies.high_density.sizes import Bias
 from diffusion_density.studies.shared.perturbation import SCHEDULE, Perturbed, reverse_gap
-from diffusion_density.studies.shared.targets import sheet_mixture
+from diffusion_density.studies.shared.targets import one_dimensional_mixture
 
 SEED = 12
 TOLERANCE = 1e-5
 
 
-def measure(sizes: Bias, out: Path, sandwich: Path) -> None:
+def run(sizes: Bias, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write both tables."""
-    exact = sheet_mixture().diffused(SCHEDULE)
+    exact = one_dimensional_mixture().diffused(SCHEDULE)
     rows, bounds = [], []
     for size in tqdm(sizes.sizes, desc="bias", unit="score"):
         model = Perturbed(exact, size)
         density = marginals(model, cells=sizes.cells, steps=sizes.grid_steps)
         rows.append({"size": size} | _excess(model, density, sizes))
         bounds += [{"size": size} | row for row in _sandwich(model, density, sizes)]
-    artifacts.write_csv(out, pd.DataFrame(rows))
-    artifacts.write_csv(sandwich, pd.DataFrame(bounds))
+    artifacts.write_csv(outputs["bias"], pd.DataFrame(rows))
+    artifacts.write_csv(outputs["sandwich"], pd.DataFrame(bounds))
 
 
 def _excess(model: Perturbed, density: Marginals, sizes: Bias) -> dict[str, float]:

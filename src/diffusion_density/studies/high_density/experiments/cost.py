@@ -1,11 +1,12 @@
-r"""Cost job of paper C: what a log density costs along the flow (eq. 1) and along the reverse SDE (eq. 2).
+r"""The cost of a log density along the flow and along the reverse SDE (Karczewski et al. 2025, eqs. 1 and 2).
 
 Samples of a mixture in D dimensions with the exact score, and the error of the log density that is tracked with them:
 along the flow by the exact divergence or by one Rademacher probe, along the SDE without any derivative. One row is a
-method and number of steps, with the root mean square error, network evaluations and seconds a sample.
+method and number of steps, with the root mean square error, network evaluations and seconds per sample.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +32,7 @@ METHODS: dict[str, tuple[float, Literal["exact", "hutchinson"]]] = {
 }
 
 
-def measure(sizes: Cost, out: Path) -> None:
+def run(sizes: Cost, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write the table."""
     rows = []
     cases = [(d, method, steps) for d in sizes.dimensions for method in METHODS for steps in sizes.steps]
@@ -56,7 +57,7 @@ def measure(sizes: Cost, out: Path) -> None:
             | _accuracy(tracked, exact.log_prob(x, SCHEDULE.s_start))
             | {"seconds_per_sample": seconds / sizes.samples}
         )
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["cost"], pd.DataFrame(rows))
 
 
 def _accuracy(tracked: LogDensity, truth: Tensor) -> dict[str, float]:

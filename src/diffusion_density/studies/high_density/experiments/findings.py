@@ -1,4 +1,4 @@
-r"""What paper C claims of images, as numbers with 95% intervals, from the table of scored images.
+r"""The claims of Karczewski et al. 2025 about images, as numbers with 95% intervals, from the table of scored images.
 
 * ``rank correlation``: Spearman's ρ of log density (minus bits/dim) and PNG bytes over test images.
 * ``blurring makes likelier``: the share of test images whose bits/dim fall at every step of blur; Wilson's interval.
@@ -7,23 +7,26 @@ r"""What paper C claims of images, as numbers with 95% intervals, from the table
 * ``likelier than test images``: the same for images that are no photographs, against test images.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from diffusion_density.machine import artifacts
+from diffusion_density.studies.fields import Strict
 from diffusion_density.studies.shared.intervals import rank_correlation, share
 from diffusion_density.studies.shared.tables import groups
 
 
-def measure(images: Path, out: Path) -> None:
+def run(sizes: Strict, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write a row for each image set and finding: value, ci_low, ci_high and n.
 
     Raises:
         InputError: if the table of images lacks a column.
     """
-    table = artifacts.read_csv(images, ["dataset", "run", "group", "parameter", "image", "bits_per_dim", "png_bytes"])
+    columns = ["dataset", "run", "group", "parameter", "image", "bits_per_dim", "png_bytes"]
+    table = artifacts.read_csv(inputs["images"], columns)
     rows = []
     for (dataset, run), part in groups(table, "dataset", "run"):
         for finding, of, value, low, high, n in _findings(part):
@@ -31,7 +34,7 @@ def measure(images: Path, out: Path) -> None:
                 {"dataset": dataset, "run": run, "finding": finding, "of": of, "value": value}
                 | {"ci_low": low, "ci_high": high, "n": n}
             )
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["image_findings"], pd.DataFrame(rows))
 
 
 Finding = tuple[str, str, float, float | None, float | None, int]

@@ -1,12 +1,13 @@
-r"""Guidance job of paper C's follow-up: log densities chosen beforehand, and what samples reach (sheet C, section 5).
+r"""Density guidance (Karczewski, Heinonen and Garg 2025b): log densities chosen beforehand, and those of the samples.
 
-The target is a mixture of two normal laws in D dimensions, whose log density is known. One row is one sample: the log
-density it was steered to, the one tracked (with one random probe a step for the divergence), and the true one. Methods:
+The target is a mixture of two normal distributions in D dimensions, whose log density is known. One row is one sample: the log
+density it was steered to, the one tracked (with one random probe per step for the divergence), and the true one. Methods:
 deterministic guidance; stochastic guidance with the exact drift, whose noise lies in the plane normal to the score; and
 with the published drift, which leaves out one term. ``out_of_reach`` marks samples whose target no drift along the
 score could reach.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +28,7 @@ METHODS: dict[str, tuple[bool, Drift]] = {
 }
 
 
-def measure(sizes: Guidance, out: Path) -> None:
+def run(sizes: Guidance, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write the table."""
     tables = []
     cases = [(d, q, method) for d in sizes.dimensions for q in sizes.quantiles for method in METHODS]
@@ -59,4 +60,4 @@ def measure(sizes: Guidance, out: Path) -> None:
                 }
             )
         )
-    artifacts.write_csv(out, pd.concat(tables))
+    artifacts.write_csv(outputs["guidance"], pd.concat(tables))

@@ -1,7 +1,7 @@
-r"""Images job of paper C: what a trained image model finds likely, and what its samples of high density look like.
+r"""What a trained image model finds likely, and what its samples of high density look like.
 
 Every image is scored by one estimator, the variational bound of the SDE in bits/dim, with the same throws for every
-group, so that differences between groups are paired where images are. Groups (one row an image):
+group, so that differences between groups are paired where images are. Groups (one row per image):
 
 * ``test`` images, and the same ``blurred`` by a normal kernel of several widths in pixels;
 * ``sde`` and ``flow``, ordinary samples; ``high_density`` samples for several threshold log-SNRs, and ``guided`` ones
@@ -13,7 +13,7 @@ group, so that differences between groups are paired where images are. Groups (o
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -32,34 +32,32 @@ from diffusion_density.process.model import DiffusionModel
 from diffusion_density.sampling.guidance import guided
 from diffusion_density.sampling.mode_tracking import high_density
 from diffusion_density.sampling.samplers import sample
-from diffusion_density.studies.high_density.sizes import Images
+from diffusion_density.studies.high_density.sizes import Images, ImagesJob
 from diffusion_density.studies.max_likelihood.models import last, load
-from diffusion_density.studies.max_likelihood.runs import Run
+from diffusion_density.studies.shared.inputs import ImageInputs
 
 SEED = 16
 
 Group = tuple[str, float, UInt8[Tensor, "n c h w"]]
 
 
-def measure(
-    name: str, run: Run, sizes: Images, images: ImageSet, models: Path, out: Path, grid: Path, *, device: str
-) -> None:
+def run(sizes: ImagesJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> None:
     """Score every group with the network of the run's first seed, and keep the sampled images.
 
     Raises:
         InputError: if the networks are of another run.
     """
-    seed = run.seeds[0]
-    (_, step), model = last(load(models, run, images, device), seed)
+    images, device, seed = inputs.images, inputs.device, sizes.seeds[0]
+    (_, step), model = last(load(inputs.files["models"], sizes.run, images, device), seed)
     tables, sampled = [], {}
-    groups = [*real_groups(images, sizes), *_sampled_groups(model, images, sizes, device)]
-    for group, parameter, pictures in tqdm(groups, desc=name, unit="group"):
+    groups = [*real_groups(images, sizes.images), *_sampled_groups(model, images, sizes.images, device)]
+    for group, parameter, pictures in tqdm(groups, desc=sizes.name, unit="group"):
         scores = bits_per_dim(
             model,
             pictures.to(device),
             levels=images.levels,
             estimator="bound",
-            throws=sizes.throws,
+            throws=sizes.images.throws,
             generator=torch.Generator(device).manual_seed(SEED),
         )
         assert scores.stderr is not None
@@ -69,11 +67,11 @@ def measure(
             "stderr_bits_per_dim": scores.stderr.double().cpu().numpy(),
             "png_bytes": (coders.bits_per_dim(pictures, "png") * pictures[0].numel() / 8).round().long().numpy(),
         }
-        common = {"dataset": images.name, "run": name, "seed": seed, "step": step}
+        common = {"dataset": images.name, "run": sizes.name, "seed": seed, "step": step}
         tables.append(pd.DataFrame(common | {"group": group, "parameter": parameter} | columns))
-        sampled[f"{group} {parameter:g}"] = pictures[: sizes.shown]
-    artifacts.write_csv(out, pd.concat(tables))
-    artifacts.write_safetensors(grid, sampled, {"levels": images.levels})
+        sampled[f"{group} {parameter:g}"] = pictures[: sizes.images.shown]
+    artifacts.write_csv(outputs["table"], pd.concat(tables))
+    artifacts.write_safetensors(outputs["samples"], sampled, {"levels": images.levels})
 
 
 def real_groups(images: ImageSet, sizes: Images) -> Iterator[Group]:
@@ -106,7 +104,7 @@ def blurred(images: UInt8[Tensor, "n c h w"], width: float, levels: int) -> UInt
     return x.round().clamp(0, levels - 1).to(torch.uint8)
 
 
-def _sampled_groups(model: DiffusionModel, images: ImageSet, sizes: Images, device: str) -> Iterator[Group]:
+def _sampled_groups(model: DiffusionModel, images: ImageSet, sizes: Images, device: torch.device) -> Iterator[Group]:
     """Ordinary samples, samples of high density, and guided ones, from the same latents."""
     alpha, _ = model.schedule.at(model.schedule.s_start)
     event, count = images.shape, sizes.samples

@@ -1,10 +1,11 @@
-r"""Modes job of paper C: the mode of what a noisy point was, and samples of high density in a high dimension.
+r"""Mode tracking (Karczewski et al. 2025): the mode of what a noisy point was, and samples of high density in a high dimension.
 
-*Modes* (one row a noisy point, in one dimension): where the exact mode-tracking ODE ends, where it ends with H = 0, and
-the largest p(x | x_t) on a grid. *Densities* (one row a sample of D numbers, of a mixture of two normal laws): log p of
-ordinary samples and of samples of high density, for each threshold, all by the same closed form (sheet C, section 3).
+*Modes* (one row per noisy point, in one dimension): where the exact mode-tracking ODE ends, where it ends with H = 0, and
+the largest p(x | x_t) on a grid. *Densities* (one row per sample of D numbers, of a mixture of two normal distributions): log p of
+ordinary samples and of samples of high density, for each threshold, all by the same closed form.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -19,21 +20,21 @@ from diffusion_density.process.schedules import LogLinear
 from diffusion_density.sampling.mode_tracking import ascend, high_density, track_mode
 from diffusion_density.sampling.samplers import sample
 from diffusion_density.studies.high_density.sizes import Modes
-from diffusion_density.studies.shared.targets import sheet_mixture
+from diffusion_density.studies.shared.targets import one_dimensional_mixture
 
 SCHEDULE = LogLinear(-10.0, 10.0)
 SEED = 13
 GRID = torch.linspace(-4.0, 4.0, 80_001, dtype=torch.float64)
 
 
-def measure(sizes: Modes, out: Path, densities: Path) -> None:
+def run(sizes: Modes, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write both tables."""
-    artifacts.write_csv(out, _curves(sizes))
-    artifacts.write_csv(densities, _densities(sizes))
+    artifacts.write_csv(outputs["modes"], _curves(sizes))
+    artifacts.write_csv(outputs["mode_densities"], _densities(sizes))
 
 
 def _curves(sizes: Modes) -> pd.DataFrame:
-    exact = sheet_mixture().diffused(SCHEDULE)
+    exact = one_dimensional_mixture().diffused(SCHEDULE)
     x = torch.tensor(sizes.places, dtype=torch.float64)[:, None]
     tables = []
     for log_snr in tqdm(sizes.log_snrs, desc="modes", unit="time"):
@@ -52,7 +53,7 @@ def _curves(sizes: Modes) -> pd.DataFrame:
 
 
 def two_modes(dimension: int) -> GaussianMixture:
-    """Two normal laws far apart, one much narrower: log p at their modes is about −2 and −17 where D = 200."""
+    """Two normal distributions far apart, one much narrower: log p at their modes is about −2 and −17 where D = 200."""
     scales = torch.tensor([0.4, 0.43], dtype=torch.float64)
     means = torch.tensor([-1.0, 1.0], dtype=torch.float64)[:, None].expand(2, dimension)
     covariances = scales.square()[:, None, None] * torch.eye(dimension, dtype=torch.float64)

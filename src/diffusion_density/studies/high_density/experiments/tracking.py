@@ -1,9 +1,10 @@
-r"""Tracking job of paper C: with the exact score, the density tracked along the reverse SDE is the data's (eq. 2).
+r"""With the exact score, the density tracked along the reverse SDE is that of the data (Karczewski et al. 2025, eq. 2).
 
 The tracked value r of a sample x and log p(x) differ only by the steps' error, which has a standard deviation ∝ N^−½
-and a mean ∝ 1/N, for every stochasticity κ but 0 (the flow), where nothing is random (sheet C, section 4).
+and a mean ∝ 1/N, for every stochasticity κ but 0 (the flow), where nothing is random.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -15,14 +16,14 @@ from diffusion_density.machine import artifacts
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.studies.high_density.sizes import Tracking
 from diffusion_density.studies.shared.perturbation import SCHEDULE
-from diffusion_density.studies.shared.targets import sheet_mixture
+from diffusion_density.studies.shared.targets import one_dimensional_mixture
 
 SEED = 11
 
 
-def measure(sizes: Tracking, out: Path) -> None:
+def run(sizes: Tracking, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write one row for each stochasticity and number of steps: mean and standard deviation of r − log p."""
-    exact = sheet_mixture().diffused(SCHEDULE)
+    exact = one_dimensional_mixture().diffused(SCHEDULE)
     model = DiffusionModel(exact.score, SCHEDULE, "score")  # with a normal prior, which can be drawn from
     rows = []
     cases = [(kappa, steps) for kappa in sizes.stochasticities for steps in sizes.steps]
@@ -51,4 +52,4 @@ def measure(sizes: Tracking, out: Path) -> None:
                 "deviation_stderr_nats": ((excess - excess.mean()).square().std() / (2 * deviation * root)).item(),
             }
         )
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["tracking"], pd.DataFrame(rows))

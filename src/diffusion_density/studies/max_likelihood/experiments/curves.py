@@ -5,42 +5,44 @@ compared in pairs. Another seed has other throws: the spread over seeds holds th
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from diffusion_density.data.images import ImageSet
 from diffusion_density.density.images.bound import bound_terms
 from diffusion_density.machine import artifacts
 from diffusion_density.studies.max_likelihood.models import columns, load
-from diffusion_density.studies.max_likelihood.runs import Curve, Run
+from diffusion_density.studies.max_likelihood.runs import CurvesJob
+from diffusion_density.studies.shared.inputs import ImageInputs
 
 _SEED = 20230505  # of the throws; plus that of the networks
 
 
-def measure(runs: dict[str, tuple[Run, Path]], curve: Curve, images: ImageSet, out: Path, *, device: str) -> None:
+def run(sizes: CurvesJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> None:
     """Measure the networks of runs on the first test images, and write one row a network and snapshot.
 
     Raises:
         InputError: if a file is of another run.
     """
+    images, curve, device = inputs.images, sizes.curve, inputs.device
     chosen = images.test[: curve.images].to(device)
     rows = []
-    with tqdm(total=sum(len(run.seeds) * len(run.snapshots) for run, _ in runs.values()), unit="network") as bar:
-        for name, (run, file) in runs.items():
+    with tqdm(total=sum(len(of.seeds) * len(of.snapshots) for of in sizes.runs.values()), unit="network") as bar:
+        for name, of in sizes.runs.items():
             bar.set_description(name)
-            for (seed, step), model in load(file, run, images, device).items():
+            for (seed, step), model in load(inputs.files[name], of, images, device).items():
                 generator = torch.Generator(device).manual_seed(_SEED + seed)
                 terms = bound_terms(model, chosen, levels=images.levels, throws=curve.throws, generator=generator)
                 total = terms.total
                 stderr = total.std() / math.sqrt(len(total))
                 rows.append(
-                    {"dataset": images.name, **columns(name, run, seed, step)}
-                    | {"training_images": step * run.optimiser.batch_size}
+                    {"dataset": images.name, **columns(name, of, seed, step)}
+                    | {"training_images": step * of.optimiser.batch_size}
                     | {"images": len(chosen), "throws": curve.throws}
                     | {"bits_per_dim": total.mean().item(), "stderr_bits_per_dim": stderr.item()}
                 )
                 bar.update()
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["table"], pd.DataFrame(rows))

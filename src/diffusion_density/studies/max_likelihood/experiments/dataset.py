@@ -1,23 +1,18 @@
-"""The image sets of a run: checked, described and listed."""
+"""The description of an image set: where it is from, its size and its checksum."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
-from diffusion_density.data.catalogue import how_to_get, slug
-from diffusion_density.data.images import load
 from diffusion_density.machine import artifacts
+from diffusion_density.studies.max_likelihood.runs import DatasetJob
+from diffusion_density.studies.shared.inputs import ImageInputs
 
 
-def describe(name: str, data_dir: Path, out: Path) -> None:
-    """Read an image set and describe it.
-
-    Raises:
-        InputError: if the set is not what it should be.
-    """
-    images = load(name, data_dir, download=False)
+def run(sizes: DatasetJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> None:
+    """Describe the image set, which was checked when it was read."""
+    images = inputs.images
     artifacts.write_json(
-        out,
+        outputs["description"],
         {
             "dataset": images.name,
             "variant": images.variant,
@@ -31,16 +26,3 @@ def describe(name: str, data_dir: Path, out: Path) -> None:
             "sha256": dict(images.sha256),
         },
     )
-
-
-def summarise(descriptions: list[Path], absent: list[str], data_dir: Path, out: Path) -> None:
-    """Write one row an image set: those that are there, and what to do to have the others."""
-    rows = []
-    for file in descriptions:
-        found = artifacts.read_json(file)
-        digest = "; ".join(f"{source} {value}" for source, value in found.pop("sha256").items())
-        rows.append({"dataset": found["dataset"], "present": True, "to_have_it": ""} | found | {"sha256": digest})
-    rows += [{"dataset": slug(name), "present": False, "to_have_it": how_to_get(name, data_dir)} for name in absent]
-    table = pd.DataFrame(rows)
-    counts = ["train_images", "test_images", "channels", "side", "levels"]
-    artifacts.write_csv(out, table.astype(dict.fromkeys(counts, "Int64")))

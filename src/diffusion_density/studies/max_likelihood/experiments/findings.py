@@ -1,4 +1,4 @@
-r"""What the tables of paper D say of its claims: one effect a row, with a 95 % confidence interval.
+r"""The claims of Zheng et al. 2023 in numbers: one effect per row, with a 95 % confidence interval.
 
 Effects are differences or ratios of *paired* measurements: the same images and random numbers, or the same seed. With
 n pairs the interval is that of a mean (see `intervals`); ratios are averaged as logarithms. Pairs are seeds where
@@ -10,13 +10,14 @@ if the arm is the worse one.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from diffusion_density.machine import artifacts
+from diffusion_density.studies.max_likelihood.runs import FindingsJob, Kind
 from diffusion_density.studies.shared import intervals
 from diffusion_density.studies.shared.tables import groups
 
@@ -28,20 +29,20 @@ COLUMNS = ["finding", "dataset", "of", "against", "unit", "value", "ci_low", "ci
 Row = dict[str, str | float | int | None]
 
 
-def write(tables: Path, out: Path) -> None:
-    """Read ``curves``, ``likelihood``, ``variance`` and ``coders``, and write the findings."""
+def run(sizes: FindingsJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+    """Read the tables ``curves``, ``likelihood``, ``variance`` and ``coders``, and write the findings."""
     curves, likelihood, variance, coders = (
-        artifacts.read_csv(tables / f"{name}.csv") for name in ("curves", "likelihood", "variance", "coders")
+        artifacts.read_csv(inputs[name]) for name in ("curves", "likelihood", "variance", "coders")
     )
-    tuned = likelihood.run.str.startswith("finetuning-")
+    tuned = likelihood.run.map(sizes.kinds) == "finetuning"
     rows = [
-        *_ablations(curves[curves.run.str.startswith("ablation-")]),
+        *_ablations(curves[curves.run.map(sizes.kinds) == "ablation"]),
         *_noise(variance),
         *_dequantizations(likelihood[~tuned]),
         *_fine_tuning(likelihood[tuned]),
-        *_estimators(likelihood[~tuned], coders),
+        *_estimators(likelihood[~tuned], coders, sizes.kinds),
     ]
-    artifacts.write_csv(out, pd.DataFrame(rows, columns=COLUMNS))
+    artifacts.write_csv(outputs["findings"], pd.DataFrame(rows, columns=COLUMNS))
 
 
 def step_ratio(steps: Sequence[int], ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -158,7 +159,7 @@ def _per_seed(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"flow": flow, "bound": bound, "gap": bound - flow, "evaluations": evaluations})
 
 
-def _estimators(likelihood: pd.DataFrame, coders: pd.DataFrame) -> Iterator[Row]:
+def _estimators(likelihood: pd.DataFrame, coders: pd.DataFrame, kinds: Mapping[str, Kind]) -> Iterator[Row]:
     """Bits/dim of every image set, the bound against the flow, and both against lossless coders."""
     plain = (likelihood.draws == 1) & ~likelihood.late_start
     usual = likelihood[plain & (likelihood.dequantization == "truncated_normal")]
@@ -173,7 +174,7 @@ def _estimators(likelihood: pd.DataFrame, coders: pd.DataFrame) -> Iterator[Row]
                 paired = (table[name] - coded[coder]).dropna().tolist()
                 yield _row("against a lossless coder", dataset, f"{run} {name}", coder, "bits/dim", paired, "images")
         gap = (table["bound"] - table["flow"]).dropna().tolist()
-        if dataset in PUBLISHED and run.startswith("main-"):
+        if dataset in PUBLISHED and kinds[run] == "main":
             published = [PUBLISHED[dataset]]
-            yield _row("published bits/dim", dataset, "paper D", "", "bits/dim", published, "all test images")
+            yield _row("published bits/dim", dataset, "Zheng et al. 2023", "", "bits/dim", published, "all test images")
         yield _row("bound minus flow", dataset, f"{run} bound", f"{run} flow", "bits/dim", gap, "images")

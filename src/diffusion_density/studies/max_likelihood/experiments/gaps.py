@@ -1,4 +1,4 @@
-r"""What dequantization alone costs: the bound of a perfect density, in closed form (paper D, section 2.5).
+r"""What dequantization alone costs: the bound of a perfect density, in closed form (Zheng et al. 2023 compare these dequantizations).
 
 A one-pixel image whose levels have the probabilities P(k), noised at the data end, has the density
 
@@ -9,6 +9,7 @@ dequantizations is a midpoint rule over the scheme's quantiles; nothing is rando
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -26,13 +27,14 @@ from diffusion_density.density.images.dequantization import (
 )
 from diffusion_density.machine import artifacts
 from diffusion_density.process.schedules import LogLinear
+from diffusion_density.studies.fields import Strict
 
 LEVELS = 256
 WIDTHS = (0.3, 0.5, 1.0, 2.0, math.inf)  # standard deviations of the pixel in levels; inf is flat
 NODES = 4000
 
 
-def write(out: Path) -> None:
+def run(sizes: Strict, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """Write the gap of every scheme, start and width of the pixel's distribution, and of one sure level (width 0)."""
     sure = torch.zeros(LEVELS, dtype=torch.float64)
     sure[LEVELS // 2] = 1
@@ -50,7 +52,7 @@ def write(out: Path) -> None:
         for late, gamma in starts.items()
         for name in SCHEMES
     ]
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["gaps"], pd.DataFrame(rows))
 
 
 def scheme_at(name: Scheme, gamma: float) -> Dequantization:

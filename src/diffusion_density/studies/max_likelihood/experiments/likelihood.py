@@ -8,6 +8,7 @@ had not finished.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,8 @@ from diffusion_density.density.images.dequantization import Scheme, start_gamma
 from diffusion_density.density.result import LogDensity
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.studies.max_likelihood.models import columns, last, load
-from diffusion_density.studies.max_likelihood.runs import Evaluation, Run
+from diffusion_density.studies.max_likelihood.runs import Evaluation, LikelihoodJob
+from diffusion_density.studies.shared.inputs import ImageInputs
 from diffusion_density.studies.shared.shards import Shards
 
 _SEED = 20230506  # of dequantization, probes and throws, which all networks share; plus the number of the first image
@@ -73,20 +75,8 @@ def tests(evaluation: Evaluation) -> list[Test]:
     return chosen
 
 
-def evaluate(
-    name: str, run: Run, evaluation: Evaluation, images: ImageSet, models: Path, out: Path, *, work: Path, device: str
-) -> Path:
-    """Measure what the networks of a run ended with, and write one row an image and test.
-
-    Args:
-        name: of the run.
-        run: what was trained.
-        evaluation: sizes of the measurement.
-        images: the image set of the run.
-        models: the networks.
-        out: the table to write.
-        work: folder for the shards of all measurements.
-        device: where to compute.
+def run(sizes: LikelihoodJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> Path:
+    """Measure what the networks of a run ended with, and write one row per image and test.
 
     Returns:
         The folder of this measurement's shards, to be removed.
@@ -94,29 +84,31 @@ def evaluate(
     Raises:
         InputError: if the networks are of another run, or were trained on other images.
     """
-    found = load(models, run, images, device)
-    keys = sorted(found) if run.equal_compute else [last(found, seed)[0] for seed in run.seeds]
+    name, trained, evaluation, images = sizes.name, sizes.run, sizes.evaluation, inputs.images
+    models, device = inputs.files["models"], str(inputs.device)
+    found = load(models, trained, images, device)
+    keys = sorted(found) if trained.equal_compute else [last(found, seed)[0] for seed in trained.seeds]
     chosen = tests(evaluation)
     settings = {
-        "run": run.model_dump(mode="json"),
+        "run": trained.model_dump(mode="json"),
         "evaluation": evaluation.model_dump(mode="json"),
         "images": dict(images.sha256),
         "models": hashlib.sha256(models.read_bytes()).hexdigest(),
         "device": device,
         "rows": IMAGES_PER_CALL,
     }
-    shards = Shards(work, name, __name__, settings)
+    shards = Shards(inputs.work, name, __name__, settings)
     total = len(keys) * sum(min(test.images, len(images.test)) * test.draws for test in chosen)
     with tqdm(total=total, desc=name, unit="image", mininterval=1) as bar:
         for seed, step in keys:
             for test in chosen:
-                common = {"dataset": images.name, **columns(name, run, seed, step), **test.columns}
+                common = {"dataset": images.name, **columns(name, trained, seed, step), **test.columns}
                 for first in range(0, min(test.images, len(images.test)), IMAGES_PER_CALL):
                     count = min(IMAGES_PER_CALL, test.images - first, len(images.test) - first)
                     measure = partial(_shard, found[seed, step], images, test, evaluation, device, first, count, common)
                     shards.add(f"{seed}-{step}-{test.name}-{first:05d}", measure)
                     bar.update(count * test.draws)
-    shards.write(out)
+    shards.write(outputs["table"])
     return shards.folder
 
 

@@ -1,4 +1,4 @@
-r"""How far the Jacobian's trace is from what the objective of second order wants it to be (paper D, section 3).
+r"""How far the trace of the Jacobian is from the optimum of the second-order objective (Zheng et al. 2023).
 
 At the optimum the expectation of ``FlowMatching.expected_trace`` over the data behind one noisy image is σ tr ∂F/∂y.
 The mean miss over images at one time, with the *exact* trace, is thus zero for a perfect network, however noisy a
@@ -6,6 +6,7 @@ single image's is. All networks are tested on the same throws.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion_density.data.images import ImageSet
 from diffusion_density.density.images.dequantization import to_unit
 from diffusion_density.density.ode.divergence import with_divergence
 from diffusion_density.machine import artifacts
@@ -21,39 +21,41 @@ from diffusion_density.process.batches import flat
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.predictions import training_target
 from diffusion_density.studies.max_likelihood.models import columns, last, load, objective
-from diffusion_density.studies.max_likelihood.runs import Run, Trace
+from diffusion_density.studies.max_likelihood.runs import TraceJob
+from diffusion_density.studies.shared.inputs import ImageInputs
 from diffusion_density.training.flow_matching import FlowMatching
 
 _SEED = 20230507
 
 
-def measure(runs: dict[str, tuple[Run, Path]], trace: Trace, images: ImageSet, out: Path, *, device: str) -> None:
+def run(sizes: TraceJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> None:
     """Measure what the runs ended with, and every network of a run that goes on, one row a network and time.
 
     Raises:
         InputError: if a file is of another run.
     """
+    images, trace, device = inputs.images, sizes.trace, inputs.device
     generator = torch.Generator().manual_seed(_SEED)
     count = min(trace.images, len(images.test))
     x = to_unit(images.test[:count], images.levels).to(device)
     noise = torch.randn(x.shape, generator=generator).to(device)
     rows = []
-    for name, (run, file) in runs.items():
-        wanted = objective(run, images.levels)
+    for name, of in sizes.runs.items():
+        wanted = objective(of, images.levels)
         quantiles = (torch.arange(trace.times, dtype=torch.float64) + 0.5) / trace.times
         times = wanted.throw(quantiles)[0].tolist()
-        models = load(file, run, images, device)
-        if run.origin is None:
-            models = dict(last(models, seed) for seed in run.seeds)
+        models = load(inputs.files[name], of, images, device)
+        if of.origin is None:
+            models = dict(last(models, seed) for seed in of.seeds)
         for (seed, step), model in tqdm(models.items(), desc=name, unit="network", mininterval=1):
             for s in times:
                 misses = miss(model, wanted, x, noise, s) / x[0].numel()
                 rows.append(
-                    {"dataset": images.name, **columns(name, run, seed, step)}
+                    {"dataset": images.name, **columns(name, of, seed, step)}
                     | {"gamma": -model.schedule.log_snr(torch.tensor(s, dtype=torch.float64)).item(), "images": count}
                     | {"miss_per_dim": misses.mean().item(), "stderr": (misses.std() / math.sqrt(count)).item()}
                 )
-    artifacts.write_csv(out, pd.DataFrame(rows))
+    artifacts.write_csv(outputs["trace"], pd.DataFrame(rows))
 
 
 def miss(model: DiffusionModel, objective: FlowMatching, x: Tensor, noise: Tensor, s: float) -> Tensor:

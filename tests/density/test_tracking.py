@@ -63,7 +63,7 @@ def test_the_exact_score_tracks_the_density_of_each_sample(
 
 @pytest.mark.parametrize("stochasticity", [0.5, 1.0, 2.0])
 def test_the_noise_falls_with_the_root_of_the_steps(stochasticity: float) -> None:
-    coarse, fine = (excess(stochasticity, steps, n=2000).std() for steps in (100, 400))
+    coarse, fine = (excess(stochasticity, steps, n=4000).std() for steps in (100, 400))
     assert coarse / fine == pytest.approx(2, abs=0.15)
 
 

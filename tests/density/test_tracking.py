@@ -16,10 +16,10 @@ from diffusion_density.process.fokker_planck import marginals
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.sampling.samplers import sample
 from diffusion_density.studies.shared.perturbation import SCHEDULE, Perturbed, reverse_gap
-from diffusion_density.studies.shared.targets import sheet_mixture
+from diffusion_density.studies.shared.targets import one_dimensional_mixture
 from truths import PAPER_A, Altered, Counting, ScaledGaussian, doubles, gaussian, random_mixture, scaled, seeded
 
-EXACT = sheet_mixture().diffused(SCHEDULE)
+EXACT = one_dimensional_mixture().diffused(SCHEDULE)
 
 
 def six_dimensional() -> DiffusionModel:

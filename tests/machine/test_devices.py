@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_density.machine.devices import OneDevice, available, open_available
+from diffusion_density.machine.devices import OneDevice, open_available
 from diffusion_density.machine.errors import InputError
-from diffusion_density.studies.job import device
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyP
 @pytest.mark.usefixtures("pretended")
 def test_a_job_without_gpus_runs_on_the_processor_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert device(0) == "cpu"
+        assert open_available(0).device == torch.device("cpu")
     assert caplog.messages == ["this job was given no GPU: it runs on the processor"]
 
 
@@ -45,14 +44,14 @@ def test_a_machine_without_gpus_is_no_error_and_is_said(
 @pytest.mark.usefixtures("pretended")
 def test_a_job_keeps_its_gpus(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert device(1) == "cuda"
-        assert available(1) == 1, "it keeps what it has"
+        assert open_available(1).device == torch.device("cuda")
+        assert open_available(1).device == torch.device("cuda"), "it keeps what it has"
     assert caplog.messages == ["this job has the GPUs 0"] * 2
 
 
 def test_fewer_gpus_than_a_job_may_use_are_an_error(pretended: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="3 GPUs are asked for and 2 are here"):
-        available(3)
+        open_available(3, devices=3)
     pretended.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match="2 GPUs are asked for and 1 are here"):
-        available(2)
+        open_available(2, devices=2)

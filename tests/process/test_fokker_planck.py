@@ -155,7 +155,7 @@ def test_refusals() -> None:
     for settings, message in (
         ({"cells": 3}, "at least 4 cells"),
         ({"steps": 2}, "at least 4 cells and 4 steps"),
-        ({"span": (1.0, -1.0)}, "two rising numbers"),
+        ({"span": (1.0, -1.0)}, "two increasing numbers"),
         ({"span": (-5.0, 5.0)}, "of the prior's mass"),
     ):
         with pytest.raises(InputError, match=message):

@@ -65,21 +65,21 @@ def test_modes_are_tracked_with_their_contexts(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("sampler", ["flow", "flow in chunks", "sde"])
 def test_samples_are_those_of_their_contexts(sampler: str) -> None:
-    """A normal pair: 2,000 draws of x for each of three contexts have the conditional mean and covariance."""
+    """A normal pair: 1,000 draws of x for each of three contexts have the conditional mean and covariance."""
     exact = ExactConditional(random_mixture(4, 1), 2, SCHEDULE)
     contexts = exact.joint.sample(3, generator=seeded(4))[:, 2:]
-    model, n = DiffusionModel(exact, SCHEDULE, "score").given(contexts), 6000
+    model, n = DiffusionModel(exact, SCHEDULE, "score").given(contexts), 3000
     if sampler == "sde":
         x = sample(model, n, (2,), steps=300, generator=seeded(5), dtype=torch.float64)
     else:
-        chunk = 2500 if "chunks" in sampler else None
+        chunk = 1250 if "chunks" in sampler else None
         x = flow_sampler.sample_flow(
             model, n, (2,), rtol=1e-4, atol=1e-4, generator=seeded(5), chunk=chunk, dtype=torch.float64
         ).x
     cover, means = exact.joint.covariances[0], exact.joint.means[0]
     gain = torch.linalg.solve(cover[2:, 2:], cover[2:, :2]).mT
     spread = cover[:2, :2] - gain @ cover[2:, :2]
-    for mine, context in zip(x.split(2000), contexts, strict=True):
+    for mine, context in zip(x.split(1000), contexts, strict=True):
         mean = means[:2] + gain @ (context - means[2:])
-        assert ((mine.mean(0) - mean).abs() < 5 * (spread.diag() / 2000).sqrt() + 0.01).all()
+        assert ((mine.mean(0) - mean).abs() < 5 * (spread.diag() / 1000).sqrt() + 0.01).all()
         torch.testing.assert_close(mine.T.cov(), spread, rtol=0, atol=0.12 * spread.max().item())

@@ -32,7 +32,7 @@ def moments(mixture: GaussianMixture) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("stochasticity", [0.0, 0.5, 1.0, 2.0])
 def test_samples_have_the_moments_of_the_data(stochasticity: float) -> None:
     mixture, model = exact()
-    n = 20_000
+    n = 10_000
     generator = torch.Generator().manual_seed(1)
     x = sample(model, n, (2,), steps=400, stochasticity=stochasticity, generator=generator, dtype=torch.float64)
     mean, covariance = moments(mixture)

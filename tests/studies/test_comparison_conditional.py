@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from diffusion_density.networks.sizes import MLPSize
-from diffusion_density.studies.comparison.conditional_problems import NAMES, MixturePair, TwoMoons, law
+from diffusion_density.studies.comparison.conditional_problems import NAMES, MixturePair, TwoMoons, problem
 from diffusion_density.studies.comparison.experiments import conditional
 from diffusion_density.studies.comparison.experiments.conditional import rank_deviation, ranks_among
 from diffusion_density.studies.comparison.figures_conditional import FIGURES
@@ -37,7 +37,7 @@ TINY = ConditionalRun(
 
 def linear() -> tuple[MixturePair, Tensor, MultivariateNormal]:
     """The linear-Gaussian pair, its gain, and the law of x − gain c."""
-    pair = law("linear_gaussian")
+    pair = problem("linear_gaussian")
     assert isinstance(pair, MixturePair)
     covariance = pair.joint.covariances[0]
     gain = torch.linalg.solve(covariance[3:, 3:], covariance[3:, :3]).mT
@@ -61,7 +61,7 @@ def test_the_conditional_of_a_normal_pair() -> None:
 
 
 def test_the_conditional_of_a_mixture_is_that_of_its_components() -> None:
-    pair = law("mixture")
+    pair = problem("mixture")
     assert isinstance(pair, MixturePair)
     x, c = pair.sample(50, generator=seeded(0))
     exact = ExactConditional(pair.joint, 2, conditional.SCHEDULE)

@@ -52,7 +52,7 @@ def models(sizes: DensityFormulaSizes, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.parametrize("name", planar.NAMES)
 def test_a_law_in_the_plane_is_normalised_and_its_samples_follow_it(name: str) -> None:
-    law = planar.law(name)
+    law = planar.distribution(name)
     cell = 0.75 / 40  # the squares of the board are whole cells: no midpoint lies on an edge, where rounding decides
     axis = cell * (torch.arange(-160, 160, dtype=torch.float64) + 0.5)
     grid = torch.cartesian_prod(axis, axis)

@@ -20,7 +20,7 @@ from diffusion_density.process.schedules.discrete import linear, uniform_log_snr
 from diffusion_density.studies.density_formula.experiments import discretisation, exactness, toy
 from diffusion_density.studies.density_formula.formula_gap import mixture_nodes
 from diffusion_density.studies.density_formula.sizes import Discretisation, Exactness, Toy
-from diffusion_density.studies.shared.targets import sheet_mixture
+from diffusion_density.studies.shared.targets import one_dimensional_mixture
 from truths import random_mixture, seeded
 
 # --- discretisation ---------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_the_formulas_noise_is_far_below_the_others(tables: tuple[pd.DataFrame, 
     assert (variance["uniform_time"] > 10 * variance["formula"]).all()
     assert (variance["log_snr"] > 2 * variance["formula"]).all()
     assert (variance["formula"] < 0.17**2).all()
-    truth = sheet_mixture().log_prob(torch.tensor(exactness.PLACES, dtype=torch.float64)[:, None])
+    truth = one_dimensional_mixture().log_prob(torch.tensor(exactness.PLACES, dtype=torch.float64)[:, None])
     for x, expected in zip(exactness.PLACES, truth.tolist(), strict=True):
         assert table.loc[table["x"] == x, "truth_nats"].to_numpy() == pytest.approx(expected, abs=1e-4)
         for method in ("log_snr", "formula"):
@@ -218,7 +218,7 @@ def test_the_formulas_noise_is_far_below_the_others(tables: tuple[pd.DataFrame, 
 @pytest.mark.parametrize("method", [exactness.uniform_time, exactness.log_snr])
 def test_both_estimators_are_unbiased_where_their_variance_is_moderate(method: Callable[..., Tensor]) -> None:
     """From t₁ = 0.02 on, where the raw integrand has no rare draws."""
-    exact = sheet_mixture().diffused(LogLinear(math.log(0.02 / 0.98), 11.0))
+    exact = one_dimensional_mixture().diffused(LogLinear(math.log(0.02 / 0.98), 11.0))
     x = torch.tensor(exactness.PLACES, dtype=torch.float64)[:, None]
     values = method(exact, x.repeat(400, 1), 256, seeded(4)).reshape(400, 3)
     errors = (values.mean(0) - start_by_quadrature(exact, x)).abs()
@@ -243,7 +243,9 @@ def test_estimators_in_more_dimensions() -> None:
 def test_the_raw_noise_comes_from_the_data_end() -> None:
     x = torch.zeros(200, 1, dtype=torch.float64)
     spreads = [
-        exactness.uniform_time(sheet_mixture().diffused(LogLinear(gamma, 11.0)), x, 64, seeded(1)).var().item()
+        exactness.uniform_time(one_dimensional_mixture().diffused(LogLinear(gamma, 11.0)), x, 64, seeded(1))
+        .var()
+        .item()
         for gamma in (-4.0, -7.0)
     ]
     assert spreads[1] > 3 * spreads[0]

@@ -17,7 +17,7 @@ from diffusion_density.process.mixtures import GaussianMixture
 from diffusion_density.studies.density_formula.experiments import gan
 from diffusion_density.studies.density_formula.optimum import Grid, Optimum, distance, optimum, sampling_distance
 from diffusion_density.studies.density_formula.sizes import Gan, GanRun
-from diffusion_density.studies.shared.targets import sheet_mixture
+from diffusion_density.studies.shared.targets import one_dimensional_mixture
 from truths import doubles, random_mixture, seeded
 
 LINE = Grid.box(-4.5, 3.5, 80, 1)
@@ -59,7 +59,7 @@ def normal_optimum(dimension: int, weight: float) -> tuple[Grid, Optimum]:
 
 @pytest.mark.parametrize("weight", [0.05, 0.2, 0.5, 1.0])
 def test_the_optimum_is_a_law_and_stationary(weight: float) -> None:
-    log_prob = log_prob_on(LINE, sheet_mixture())
+    log_prob = log_prob_on(LINE, one_dimensional_mixture())
     best = optimum(log_prob, LINE.volumes, weight)
     assert best.density @ LINE.volumes == pytest.approx(1, abs=1e-12)
     assert best.atom == 0
@@ -83,7 +83,7 @@ def test_the_normalisers_of_the_sheet(weight: float, normaliser: float, ratio: f
 @pytest.mark.parametrize("weight", [0.2, 1.0])
 def test_no_other_law_is_better(weight: float) -> None:
     """The value of the game at D's best answer, over perturbations of the law; the data themselves are worse too."""
-    log_prob = log_prob_on(LINE, sheet_mixture())
+    log_prob = log_prob_on(LINE, one_dimensional_mixture())
     p = np.exp(log_prob)
 
     def value(q: np.ndarray) -> float:
@@ -109,7 +109,7 @@ def test_the_normaliser_by_another_way() -> None:
 
 
 def test_the_optimum_tends_to_the_data() -> None:
-    log_prob = log_prob_on(LINE, sheet_mixture())
+    log_prob = log_prob_on(LINE, one_dimensional_mixture())
     p = np.exp(log_prob)
     distances = []
     for weight in (0.0, 1e-4, 1e-2, 0.1):
@@ -154,7 +154,7 @@ def test_the_atom_is_what_the_density_lacks(weight: float) -> None:
 
 
 def test_what_the_optimum_rejects() -> None:
-    log_prob = log_prob_on(LINE, sheet_mixture())
+    log_prob = log_prob_on(LINE, one_dimensional_mixture())
     with pytest.raises(InputError, match="negative"):
         optimum(log_prob, LINE.volumes, -0.1)
     with pytest.raises(InputError, match="mass"):
@@ -188,7 +188,7 @@ def test_the_sampling_distance_is_that_of_multinomial_draws() -> None:
 
 @pytest.mark.parametrize("dimension", [1, 3])
 def test_the_gradient_of_the_regulariser_is_minus_the_score(dimension: int) -> None:
-    mixture = sheet_mixture() if dimension == 1 else random_mixture(dimension)
+    mixture = one_dimensional_mixture() if dimension == 1 else random_mixture(dimension)
     exact = mixture.diffused(gan.SCHEDULE)
     points = mixture.sample(5, generator=seeded(3))
     draws, generator = 20_000, seeded(4)
@@ -251,7 +251,7 @@ def test_training_moves_towards_the_optimum() -> None:
 def test_a_training_that_diverges_is_named() -> None:
     sizes = TINY.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(NumericalError, match="gan: a gradient is not finite at step"):
-        gan.train(sheet_mixture(), (0.5,), (0,), sizes)
+        gan.train(one_dimensional_mixture(), (0.5,), (0,), sizes)
 
 
 def test_the_tables_of_a_tiny_run(tmp_path: Path) -> None:

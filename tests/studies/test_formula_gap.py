@@ -13,7 +13,7 @@ from diffusion_density.process.mixtures import GaussianMixture
 from diffusion_density.process.schedules import Discrete
 from diffusion_density.process.schedules import discrete as discrete_schedules
 from diffusion_density.studies.density_formula.formula_gap import Gap, mixture_nodes, predicted_gap
-from diffusion_density.studies.shared.targets import normal, sheet_mixture
+from diffusion_density.studies.shared.targets import normal, one_dimensional_mixture
 from truths import doubles, gaussian
 
 CHAINS: dict[str, Discrete] = {
@@ -69,23 +69,23 @@ def test_it_is_the_gap_of_the_sum_for_a_mixture_at_many_steps(name: str) -> None
     errors = []
     for steps in (40, 120, 480):
         chain = getattr(discrete_schedules, name)(steps)
-        gap = mean_gap(sheet_mixture(), chain)
-        errors.append(abs(predicted_gap(sheet_mixture(), chain).sharp / gap - 1))
+        gap = mean_gap(one_dimensional_mixture(), chain)
+        errors.append(abs(predicted_gap(one_dimensional_mixture(), chain).sharp / gap - 1))
     assert errors[2] < 0.005
     assert errors[2] < 0.3 * errors[1] < 0.3 * errors[0] or errors[0] < 0.01
 
 
 def test_few_nodes_are_enough() -> None:
     chain = CHAINS["paper"]
-    fine, coarse = (predicted_gap(sheet_mixture(), chain, points=n) for n in (150, 20))
+    fine, coarse = (predicted_gap(one_dimensional_mixture(), chain, points=n) for n in (150, 20))
     assert coarse.quadratic == pytest.approx(fine.quadratic, rel=1e-3)
-    default = predicted_gap(sheet_mixture(), chain)
+    default = predicted_gap(one_dimensional_mixture(), chain)
     assert default.quadratic == pytest.approx(fine.quadratic, rel=1e-4)
     assert default.sharp == pytest.approx(fine.sharp, rel=1e-4)
 
 
 def test_nodes_have_the_moments_of_the_diffused_mixture() -> None:
-    mixture = sheet_mixture()
+    mixture = one_dimensional_mixture()
     alpha, sigma = doubles(1.0, 0.6), doubles(0.0, 0.8)
     y, weight = mixture_nodes(mixture, alpha, sigma, 5)
     mean = (mixture.weights * mixture.means[:, 0]).sum()

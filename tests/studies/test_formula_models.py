@@ -23,7 +23,7 @@ from diffusion_density.studies.shared.perturbation import (
     forward_gap,
     reverse_gap,
 )
-from diffusion_density.studies.shared.targets import normal, sheet_mixture
+from diffusion_density.studies.shared.targets import normal, one_dimensional_mixture
 from truths import doubles, seeded
 
 # Score errors
@@ -31,7 +31,7 @@ from truths import doubles, seeded
 
 @cache
 def solved(size: float) -> tuple[Perturbed, Marginals]:
-    model = Perturbed(sheet_mixture().diffused(SCHEDULE), size)
+    model = Perturbed(one_dimensional_mixture().diffused(SCHEDULE), size)
     return model, marginals(model, cells=600, steps=500)
 
 

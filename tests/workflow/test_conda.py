@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import conda
+import fake_conda
 from repository import Repository
 
 pytestmark = pytest.mark.slow
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _conda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(conda.install(tmp_path / "conda")), prepend=":")
+    monkeypatch.setenv("PATH", str(fake_conda.install(tmp_path / "conda")), prepend=":")
 
 
 def test_a_job_runs_in_the_environment_of_its_rule_with_this_source_tree(repository: Repository) -> None:

@@ -115,29 +115,10 @@ def open_devices(accelerator: str = "cpu", devices: int = 1, nodes: int = 1) -> 
     return cast(Devices, fabric)
 
 
-def available(gpus: int) -> int:
-    """Reserve the GPUs that a job may use for this process, and log where the job runs.
-
-    Returns:
-        The number of reserved GPUs: all that were asked for, or 0 if this machine has none.
-
-    Raises:
-        InputError: if there are GPUs, but fewer.
-    """
-    if not gpus:
-        _LOG.warning("this job was given no GPU: it runs on the processor")
-        return 0
-    gpu_locks.reserve(gpus)
-    found = torch.cuda.device_count()
-    if 0 < found < gpus:
-        raise InputError(f"devices: {gpus} GPUs are asked for and {found} are here")
-    if not found:
-        _LOG.warning("this job may use %d GPUs and there are none: it runs on the processor", gpus)
-    return min(gpus, found)
-
-
 def open_available(gpus: int, devices: int = 1, nodes: int = 1) -> Devices:
-    """The GPUs that a job may use, one process each; without GPUs the same number of processes on the processor.
+    """Reserve the GPUs that a job may use, one process each; without GPUs use as many processes on the processor.
+
+    The log says where the job runs.
 
     Args:
         gpus: number of GPUs that the job may use on each node; if smaller than ``devices``, the number of processes.
@@ -147,7 +128,18 @@ def open_available(gpus: int, devices: int = 1, nodes: int = 1) -> Devices:
     Raises:
         InputError: if there are GPUs, but fewer.
     """
-    count = available(min(gpus, devices))
-    if not count and devices > 1:
+    wanted, found = min(gpus, devices), 0
+    if wanted:
+        gpu_locks.reserve(wanted)
+        found = torch.cuda.device_count()
+        if 0 < found < wanted:
+            raise InputError(f"devices: {wanted} GPUs are asked for and {found} are here")
+        if not found:
+            _LOG.warning("this job may use %d GPUs and there are none: it runs on the processor", wanted)
+    else:
+        _LOG.warning("this job was given no GPU: it runs on the processor")
+    if found:
+        return open_devices("cuda", wanted, nodes)
+    if devices > 1:
         _LOG.warning("this job runs as %d processes on the processor", devices)
-    return open_devices("cuda", count, nodes) if count else open_devices("cpu", devices, nodes)
+    return open_devices("cpu", devices, nodes)

@@ -291,7 +291,7 @@ def test_wrong_settings_are_named(options: dict[str, object], message: str) -> N
         (torch.zeros(3), r"a floating-point batch \(B, \*\) expected, got torch.float32 of shape \(3,\)"),
         (torch.zeros(3, 2, dtype=torch.long), "got torch.int64"),
         (torch.zeros(0, 2), r"shape \(0, 2\)"),
-        (torch.tensor([[0.0], [1.0], [torch.nan], [torch.inf]]), "point 2 holds numbers that are not finite"),
+        (torch.tensor([[0.0], [1.0], [torch.nan], [torch.inf]]), "point 2 has numbers that are not finite"),
     ],
 )
 def test_batches_that_no_estimator_can_use(x: Tensor, message: str) -> None:
@@ -302,7 +302,7 @@ def test_batches_that_no_estimator_can_use(x: Tensor, message: str) -> None:
 def test_points_that_are_not_finite_are_named() -> None:
     exact, x, _ = exact_points(2, 3)
     x[1, 0] = torch.inf
-    with pytest.raises(InputError, match="point 1 holds"):
+    with pytest.raises(InputError, match="point 1 has"):
         flow(exact, x)
 
 

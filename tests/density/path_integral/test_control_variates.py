@@ -42,7 +42,7 @@ def test_a_group_is_not_fitted_to_itself() -> None:
 
 def test_the_error_on_point_sets_counts_what_groups_share() -> None:
     """A bump of the noise on point sets, many features, few terms: the spread of the groups is a fifth too small."""
-    u, z = draw(torch.zeros(3000, 2, dtype=torch.float64), 32, seeded(0))
+    u, z = draw(torch.zeros(1500, 2, dtype=torch.float64), 32, seeded(0))
     legendre, hermite = _legendre(u, 10), _hermite(z)
     features = torch.cat([legendre[..., 1:], (legendre[..., None] * hermite[..., None, :]).flatten(3)], dim=-1)
     value, error = adjusted_mean((-8 * (z - 0.7).square().sum(3)).exp(), features)

@@ -94,7 +94,7 @@ def test_a_network_has_the_bound_of_the_plain_method(schedule: Schedule) -> None
 def test_the_intervals_cover(throws: int) -> None:
     """By Student's t of seven degrees of freedom, over the runs of points far from each other."""
     exact, x, truth = exact_points(3, 4)
-    values, errors = runs(exact, x, throws=throws, count=200)
+    values, errors = runs(exact, x, throws=throws, count=120)
     inside = (values - truth).abs() < student.ppf(0.975, 7) * errors
     assert 0.88 <= inside.double().mean() <= 0.99
 
@@ -125,10 +125,10 @@ def variance_ratio(model: Model, x: Tensor, throws: int) -> float:
     return (plain.square().mean() / errors.square().mean()).item()
 
 
-@pytest.mark.parametrize(("throws", "least"), [(1024, 30), (4096, 50)])
-def test_the_variance_at_equal_evaluations_of_sharp_mixtures(throws: int, least: float) -> None:
+@pytest.mark.parametrize(("throws", "points", "least"), [(1024, 40, 30), (4096, 20, 50)])
+def test_the_variance_at_equal_evaluations_of_sharp_mixtures(throws: int, points: int, least: float) -> None:
     mixtures = [sharp_mixture(seed) for seed in range(3)]
-    ratios = [variance_ratio(m.diffused(PAPER_A), m.sample(40, generator=seeded(1)), throws) for m in mixtures]
+    ratios = [variance_ratio(m.diffused(PAPER_A), m.sample(points, generator=seeded(1)), throws) for m in mixtures]
     assert doubles(*ratios).median() >= least
 
 
@@ -196,14 +196,14 @@ def elementwise(dtype: torch.dtype = torch.float64) -> Model:
 def test_a_batch_gives_what_its_points_give(throws: int) -> None:
     """One after the other, from the same generator."""
     for event in ((3,), (1, 3, 1), (101,)):
-        x = torch.randn(5, *event, generator=seeded(0), dtype=torch.float64)
+        x = torch.randn(3, *event, generator=seeded(0), dtype=torch.float64)
         many = reduced(elementwise(), x, throws)
         generator = seeded(0)
         ones = [
             path_integral(elementwise(), row[None], throws=throws, method="reduced", generator=generator) for row in x
         ]
         torch.testing.assert_close(many.value, torch.cat([one.value for one in ones]), rtol=1e-11, atol=1e-11)
-        assert len(many.value.unique()) == 5
+        assert len(many.value.unique()) == 3
 
 
 def test_the_same_generator_gives_the_same_and_another_another() -> None:

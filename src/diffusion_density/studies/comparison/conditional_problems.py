@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from diffusion_density.process.mixtures import GaussianMixture
+from diffusion_density.studies.shared.seeds import seeded
 
 NAMES = ("linear_gaussian", "mixture", "two_moons")
 SEED = 21
@@ -57,7 +58,7 @@ class Problem(ABC):
 
 def problem(name: str) -> Problem:
     """The problem of one of :data:`NAMES`."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = seeded(SEED)
     if name == "linear_gaussian":
         return MixturePair(_linear_gaussian(3, 2, generator), 3)
     if name == "mixture":

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.density_estimators.sizes import Arm, TrainingRun
 from diffusion_density.studies.shared import stacks
+from diffusion_density.studies.shared.seeds import seeded
 
 SCHEDULE = VariancePreserving(beta_min=0.1, beta_max=16.0)  # as in the code of the author of Premkumar 2024
 
@@ -48,7 +47,7 @@ def build(run: TrainingRun, place: Place) -> MLP:
         run.dimension,
         **run.network.model_dump(),
         skip=place.arm.skip,
-        generator=torch.Generator().manual_seed(place.seed),
+        generator=seeded(place.seed),
     )
 
 

@@ -3,7 +3,7 @@
 from diffusion_density.studies.shared.columns import SHARED, declare
 
 COLUMNS = SHARED | declare(
-    settings="weights weighting law measure unit noise rule schedule quantity per_log_squared size m weight "
+    settings="weights weighting measure unit noise rule schedule quantity per_log_squared size m weight "
     "bin_left bin_right",
     repeats="repeat x",
     measured="calibration_error agreement posterior_error max_posterior_error mean_gap_nats max_error_nats "

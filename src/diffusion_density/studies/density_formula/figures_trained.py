@@ -49,9 +49,9 @@ def weightings(tables: Path) -> Figure:
         axes[0].plot(part.optimum.iloc[0], 0, "v", color=colour, clip_on=False)
     axes[0].set(xlabel="parameter $m$", ylabel="objective − its minimum (nats)", title="one parameter")
     axes[0].legend(fontsize=6)
-    distributions = sorted(set(table.law))
+    distributions = sorted(set(table.target))
     for axis, measure, title in ((axes[1], "formula", "SDE bound"), (axes[2], "flow", "flow")):
-        _by_group(axis, table[table.measure == measure], "law", "kl", distributions, WEIGHTINGS, "weighting")
+        _by_group(axis, table[table.measure == measure], "target", "kl", distributions, WEIGHTINGS, "weighting")
         axis.set(title=title, ylabel="KL from the data (nats)")
     top = max(axis.get_ylim()[1] for axis in axes[1:])
     for axis in axes[1:]:

@@ -1,13 +1,12 @@
 """The networks of the study: multilayer perceptrons, as stacks.
 
-They output the entropy prediction e of Premkumar 2024. On this schedule ε̂ = σ (y − e), so that errors of e are harmless at
-both ends, where ε̂ itself is nearly 0 or nearly y; the losses are those of ε̂.
+They output the entropy prediction e of Premkumar 2024. On this schedule ε̂ = σ (y − e), so that errors of e are
+harmless at both ends, where ε̂ itself is nearly 0 or nearly y; the losses are those of ε̂.
 """
 
 from collections.abc import Sequence
 from typing import get_args
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
@@ -16,6 +15,7 @@ from diffusion_density.networks.mlp import MLP
 from diffusion_density.process.predictions import Prediction
 from diffusion_density.process.schedules import Schedule, VariancePreserving
 from diffusion_density.studies.density_formula.sizes import Training
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.training.objectives import Weighting
 from diffusion_density.training.stack import Member, train_stack
 
@@ -26,7 +26,7 @@ WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 
 def build(training: Training, dimension: int, seed: int, context: int = 0) -> MLP:
     """The untrained network of a seed, of p(x | c) if there are ``context`` numbers in c."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return MLP(dimension, **training.network.model_dump(), context=context, generator=generator)
 
 

@@ -1,7 +1,7 @@
 r"""The optimum of the regularised adversarial game of Li and Yan 2024 in closed form.
 
-The game min_G max_D E_p log D + E_q log(1 − D) − λ E_q log p, with q the distribution of the generator and p that of the data,
-has D = p/(p + q) and a convex functional of q, stationary where log(q/(p + q)) − λ log p is constant:
+The game min_G max_D E_p log D + E_q log(1 − D) − λ E_q log p, with q the distribution of the generator and p that of
+the data, has D = p/(p + q) and a convex functional of q, stationary where log(q/(p + q)) − λ log p is constant:
 
 .. math:: q = \frac{p}{z_c\, p^{-\lambda} - 1} = \sum_{k \ge 1} z_c^{-k}\, p^{1 + k\lambda},
           \qquad \int q = 1, \qquad z_c \ge \sup p^\lambda.

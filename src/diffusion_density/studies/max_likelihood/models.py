@@ -16,6 +16,7 @@ from diffusion_density.networks.build import build_unet
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.schedules import LogLinear
 from diffusion_density.studies.max_likelihood.runs import Arm, Run
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.training.flow_matching import FlowMatching
 
 GAMMA_MAX = 5.0  # Zheng et al. 2023
@@ -36,7 +37,7 @@ def objective(run: Run, levels: int) -> FlowMatching:
 
 def build(run: Run, images: ImageSet, seed: int) -> nn.Module:
     """The untrained network: its seed alone draws the weights, so that arms start alike."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     gammas = (start_gamma(images.levels), GAMMA_MAX)
     return build_unet(run.network, images.shape[0], images.levels, gammas, generator)
 
@@ -77,7 +78,7 @@ def load_weights(path: Path, run: Run, images: ImageSet, others: bool = False) -
     """
     tensors, header = artifacts.read_safetensors(path)
     if header.get("run") != run.model_dump(mode="json"):
-        raise InputError(f"{path}: holds the networks of another run; make it anew")
+        raise InputError(f"{path}: holds the networks of another run; make it again")
     if not others and header["images"] != dict(images.sha256):
         raise InputError(
             f"{path}: its networks were trained on other images than those of {images.name} now "

@@ -1,4 +1,4 @@
-r"""A score with a known error, in one dimension, and what the error does to densities (for the studies of Li and Yan 2024 and of Karczewski et al. 2025).
+r"""A score with a known error, in one dimension, and what the error does to densities.
 
 The exact score is perturbed,
 
@@ -9,9 +9,9 @@ with s_θ lies below it by
 
 .. math:: \tfrac12 \int g^2\, E[\|s_\theta - \nabla\log p_s^{SDE}\|^2 \mid x]\, ds
 
-(the forward gap), and with x_s ~ p_s^SDE in the place of x_s given x the same integral is the mean
-excess of the density that is tracked along the reverse SDE (Karczewski, Heinonen and Garg 2025, eq. 3; the reverse gap). Nothing is random:
-expectations are Gauss–Hermite rules or sums over cells, and ½ g² ds = ½ σ² |dλ| is the rule of the formula.
+(the forward gap), and with x_s ~ p_s^SDE in the place of x_s given x the same integral is the mean excess of the
+density that is tracked along the reverse SDE (Karczewski, Heinonen and Garg 2025, eq. 3; the reverse gap). Nothing is
+random: expectations are Gauss–Hermite rules or sums over cells, and ½ g² ds = ½ σ² |dλ| is the rule of the formula.
 """
 
 import numpy as np

@@ -30,7 +30,7 @@ def load(path: Path, settings: BaseModel, templates: Mapping[str, MLP]) -> dict[
     """
     tensors, saved = artifacts.read_safetensors(path)
     if saved != settings.model_dump(mode="json"):
-        raise InputError(f"{path}: holds the networks of other settings; train them anew")
+        raise InputError(f"{path}: holds the networks of other settings; train them again")
     stacks = {}
     for name, template in templates.items():
         prefix = f"{name}/"

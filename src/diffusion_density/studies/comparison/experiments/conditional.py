@@ -1,7 +1,7 @@
 r"""p(x | c) by the path integral and by the flow, an open question of Premkumar 2024, on problems with exact answers.
 
-A network e(y, c, s) sees the noisy x and the clean c; all estimators stay what they are. For each of three
-problems (see `conditional_problems`) the networks of all seeds are trained as one stack. Every seed has training pairs, test
+A network e(y, c, s) sees the noisy x and the clean c; all estimators stay what they are. For each of three problems
+(see `conditional_problems`) the networks of all seeds are trained as one stack. Every seed has training pairs, test
 pairs and noise of its own. The schedule is linear in log-SNR, where a network resolves the small noise that thin moons
 need, and the likelihood's weight is constant. At its data end σ = e⁻⁷, a tenth of the moons' width. The plain path
 integral's times are uniform in s, so in log-SNR here, which serves it well. Tables:
@@ -13,8 +13,8 @@ integral's times are uniform in s, so in log-SNR here, which serves it well. Tab
 * *ranks* (one row per problem, seed, test pair and coordinate): simulation-based calibration (Talts et al. 2018), how
   many of L samples of the network's flow given c lie below the x that c came with. If the network's conditional is the
   exact one, ranks are uniform on 0 … L.
-* *calibration* (one row per problem, seed and coordinate): the largest deviation of the ranks' distribution function from
-  the uniform one and its Kolmogorov–Smirnov p-value, conservative for ranks; the cost of a sample.
+* *calibration* (one row per problem, seed and coordinate): the largest deviation of the ranks' distribution function
+  from the uniform one and its Kolmogorov–Smirnov p-value, conservative for ranks; the cost of a sample.
 * *classes* (one row per problem, seed, method, kind of noise, throws and repeat): x came with one of K equally likely
   contexts; the posterior of which, by log p(x | c) of each, against the exact one. Noise is common to the contexts or
   independent. The flow's posterior has no noise: what is left is the network's error. Not for the two moons, whose
@@ -46,6 +46,7 @@ from diffusion_density.sampling.flow_sampler import sample_flow
 from diffusion_density.studies.comparison.conditional_problems import NAMES, Problem, problem
 from diffusion_density.studies.comparison.sizes import CONDITIONAL_TABLES, Conditional, ConditionalRun
 from diffusion_density.studies.density_formula.networks import PREDICTION, build, trained
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.training.stack import Member
 
 Estimator = Callable[..., LogDensity]
@@ -63,7 +64,7 @@ def run(sizes: ConditionalRun, inputs: Mapping[str, Path], outputs: Mapping[str,
         stack = networks(pairs, sizes, name)
         for index, seed in enumerate(tqdm(sizes.seeds, desc=f"{name}: measuring", unit="network")):
             model = DiffusionModel(stack[index].requires_grad_(False), SCHEDULE, PREDICTION)
-            generator = torch.Generator().manual_seed(_STREAM + seed)
+            generator = seeded(_STREAM, seed)
             parts = [*divergence(model, pairs, sizes, generator), *calibrate(model, pairs, sizes, generator)]
             if name in CLASSIFIED:
                 parts.append(classify(model, pairs, sizes, generator))
@@ -79,7 +80,7 @@ def networks(pairs: Problem, sizes: ConditionalRun, label: str) -> MLP:
     """The networks of all seeds, as one stack."""
     members = []
     for seed in sizes.seeds:
-        data = torch.cat(pairs.sample(sizes.samples, generator=torch.Generator().manual_seed(seed)), dim=1).float()
+        data = torch.cat(pairs.sample(sizes.samples, generator=seeded(seed)), dim=1).float()
         network = build(sizes.training, pairs.dimension, seed, pairs.context)
         members.append(Member(network, PREDICTION, "unit", data, seed))
     return trained(members, sizes.training, label, SCHEDULE)
@@ -166,7 +167,7 @@ def ranks_among(x: Float[Tensor, "n d"], samples: Float[Tensor, "n l d"]) -> Int
 
 
 def rank_deviation(ranks: Int[Tensor, "n d"], draws: int) -> Float[Tensor, " d"]:
-    """The largest difference between the distribution function of N ranks and that of the uniform distribution on 0 … L."""
+    """The largest difference between the distribution function of N ranks and that of uniform ranks 0 … L."""
     levels = torch.arange(draws + 1)
     below = (ranks[..., None] <= levels).double().mean(0)
     return (below - (levels + 1) / (draws + 1)).abs().amax(1)

@@ -28,6 +28,7 @@ from diffusion_density.process.mixtures import GaussianMixture
 from diffusion_density.process.model import DiffusionModel, Model
 from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.comparison.sizes import Budgets, Estimators
+from diffusion_density.studies.shared.seeds import seeded
 
 SCHEDULE = VariancePreserving(0.1, 20.0)
 SEED = 20
@@ -108,7 +109,7 @@ def score(
     plain = DiffusionModel(model.score, model.schedule, "score")
     settings = list(candidates(budgets, x.ndim > 2, chunk))
     for candidate in tqdm(settings, desc=" ".join(map(str, labels.values())), unit="setting"):
-        generator = torch.Generator(x.device).manual_seed(SEED)
+        generator = seeded(SEED, device=x.device)
         began = time.perf_counter()
         given = clean if candidate.clean and clean is not None else x
         points, result = candidate.run(plain if candidate.samples else model, given, generator)
@@ -133,9 +134,9 @@ def run(sizes: Estimators, inputs: Mapping[str, Path], outputs: Mapping[str, Pat
     """Write the table of the mixtures."""
     tables = []
     for dimension in sizes.dimensions:
-        mixture = GaussianMixture.random(dimension, 5, torch.Generator().manual_seed(dimension))
+        mixture = GaussianMixture.random(dimension, 5, seeded(dimension))
         exact = mixture.diffused(SCHEDULE)
-        x = mixture.sample(sizes.points, generator=torch.Generator().manual_seed(SEED))
+        x = mixture.sample(sizes.points, generator=seeded(SEED))
         truth = partial(exact.log_prob, s=SCHEDULE.s_start)
         labels: dict[str, object] = {"target": "mixture", "dimension": dimension}
         tables.append(score(exact, x, mixture.log_prob(x), truth, sizes.budgets, labels))

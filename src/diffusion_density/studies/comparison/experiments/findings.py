@@ -26,7 +26,7 @@ from diffusion_density.studies.shared.tables import by_cost, groups
 
 ACCURACY = 0.1  # nats of root mean square error that the decision table asks for
 DRAWS = 2000  # resamples of the bootstrap
-ENDS = (0.025, 0.975)  # of a 95 % interval
+QUANTILES = (0.025, 0.975)  # of a 95 % interval
 Squares = NDArray[np.float64]
 
 
@@ -49,7 +49,7 @@ def _ratios(variance: pd.DataFrame) -> Iterator[dict[str, object]]:
             picks = generator.integers(len(plain), size=(DRAWS, len(plain)))
             resampled = plain[picks].mean(1) / reduced[picks].mean(1)
             value = plain.mean() / reduced.mean()
-            low, high = np.quantile(resampled, ENDS)
+            low, high = np.quantile(resampled, QUANTILES)
             yield _row("variance ratio", f"{target} {index}", dimension, throws, value, low, high, len(plain))
             if "mixture" in target and dimension == 3:
                 draws.append(resampled)
@@ -58,7 +58,7 @@ def _ratios(variance: pd.DataFrame) -> Iterator[dict[str, object]]:
             spread = np.stack(draws)
             which = generator.integers(len(values), size=(DRAWS, len(values)))
             medians = np.median(spread[which, np.arange(DRAWS)[:, None]], axis=1)
-            low, high = np.quantile(medians, ENDS)
+            low, high = np.quantile(medians, QUANTILES)
             yield _row("variance ratio", "median mixture", 3, throws, np.median(values), low, high, len(values))
 
 
@@ -97,8 +97,8 @@ def _decisions(table: pd.DataFrame) -> Iterator[dict[str, object]]:
         picks = generator.integers(errors.shape[1], size=(DRAWS, errors.shape[1]))
         resampled = _rms(errors[:, picks])
         evaluations = np.nan_to_num([crossing(costs, draw) for draw in resampled.T], nan=np.inf)
-        low, high = np.quantile(evaluations, ENDS, method="closest_observation")
-        rms_low, rms_high = np.quantile(resampled[-1], ENDS)
+        low, high = np.quantile(evaluations, QUANTILES, method="closest_observation")
+        rms_low, rms_high = np.quantile(resampled[-1], QUANTILES)
         costliest = settings[-1]
         yield {
             "target": target,

@@ -24,6 +24,7 @@ from diffusion_density.studies.comparison.sizes import ImagesJob
 from diffusion_density.studies.max_likelihood.models import last, load
 from diffusion_density.studies.shared.double import in_double
 from diffusion_density.studies.shared.inputs import ImageInputs
+from diffusion_density.studies.shared.seeds import seeded
 
 TOLERANCE = 1e-5  # of the reference, in log p over the number of dimensions
 LONG_RUN = 16  # a long run of the path integral has so many times the throws of the variance
@@ -37,7 +38,7 @@ def run(sizes: ImagesJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> N
     """
     images, device, chosen = inputs.images, inputs.device, sizes.images
     _, model = last(load(inputs.files["models"], sizes.run, images, device), sizes.seeds[0])
-    generator = torch.Generator(device).manual_seed(SEED)
+    generator = seeded(SEED, device=device)
     scheme = dequantization("truncated_normal", images.levels, *model.schedule.at(model.schedule.s_start))
     pictures = images.test[: max(chosen.images, chosen.varied)].to(device)
     z = scheme.draw(pictures, 1, generator=generator, dtype=torch.float32).z[:, 0]
@@ -62,6 +63,6 @@ def reference(model: DiffusionModel, x: Tensor, probes: int) -> Tensor:
         atol=TOLERANCE,
         divergence="hutchinson",
         probes=probes,
-        generator=torch.Generator(x.device).manual_seed(SEED - 1),
+        generator=seeded(SEED - 1, device=x.device),
         per_dimension=True,
     ).value

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from diffusion_density.density.ode.flow import flow
@@ -20,6 +19,7 @@ from diffusion_density.studies.comparison.sizes import TrainedJob
 from diffusion_density.studies.density_estimators.experiments import dataset as data
 from diffusion_density.studies.density_estimators.models import load
 from diffusion_density.studies.shared.double import in_double
+from diffusion_density.studies.shared.seeds import seeded
 
 TOLERANCE = 1e-8
 LONG_RUN = 64  # a long run of the path integral has so many times the throws of the variance
@@ -34,7 +34,7 @@ def run(sizes: TrainedJob, inputs: Mapping[str, Path], outputs: Mapping[str, Pat
     chosen = sizes.trained
     mixtures, _ = data.load(inputs["dataset"], sizes.run)
     model = in_double(load(inputs["models"], sizes.run)[-1].model(0))
-    x = mixtures[0].sample(chosen.points, generator=torch.Generator().manual_seed(SEED))
+    x = mixtures[0].sample(chosen.points, generator=seeded(SEED))
     labels: dict[str, object] = {"target": "trained network", "dimension": sizes.run.dimension}
     table = score(model, x, reference(model, x), partial(reference, model), chosen.budgets, labels)
     artifacts.write_csv(outputs["estimators"], table)

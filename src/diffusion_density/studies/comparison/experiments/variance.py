@@ -25,6 +25,7 @@ from diffusion_density.process.mixtures import GaussianMixture
 from diffusion_density.process.model import Model
 from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.comparison.sizes import Variance
+from diffusion_density.studies.shared.seeds import seeded
 
 SCHEDULE = VariancePreserving(beta_min=0.1, beta_max=16.0)  # as in the code of Premkumar 2024
 SEED = 21
@@ -56,7 +57,7 @@ def compare(
     """
     tables = []
     for method in METHODS:
-        generator = torch.Generator(x.device).manual_seed(SEED + seed)
+        generator = seeded(SEED, seed, device=x.device)
         runs = [
             path_integral(model, x, throws=throws, method=method, generator=generator, cutoff=CUTOFF, chunk=chunk)
             for _ in range(repeats)
@@ -80,7 +81,7 @@ def compare(
 
 def long_run(model: Model, x: Tensor, throws: int, chunk: int = ROWS_PER_CALL) -> Tensor:
     """(B,) the limit of the path integral in nats, by the reduced method with many throws."""
-    generator = torch.Generator(x.device).manual_seed(SEED - 1)
+    generator = seeded(SEED - 1, device=x.device)
     return path_integral(
         model, x, throws=throws, method="reduced", generator=generator, cutoff=CUTOFF, chunk=chunk
     ).value
@@ -92,11 +93,11 @@ def run(sizes: Variance, inputs: Mapping[str, Path], outputs: Mapping[str, Path]
     cases += [(sizes.dimension, index, sizes.throws[0]) for index in range(math.ceil(sizes.mixtures / 2))]
     tables = []
     for seed, (dimension, index, throws) in enumerate(tqdm(cases, desc="variance", unit="case")):
-        mixture = GaussianMixture.random(dimension, 5, torch.Generator().manual_seed(index))
+        mixture = GaussianMixture.random(dimension, 5, seeded(index))
         sharp = dimension == 3 and index % 2 == 1
         if sharp:
             mixture = GaussianMixture(mixture.weights, mixture.means, mixture.covariances / 16)
-        x = mixture.sample(sizes.points, generator=torch.Generator().manual_seed(SEED))
+        x = mixture.sample(sizes.points, generator=seeded(SEED))
         labels: dict[str, object] = {
             "target": "sharp mixture" if sharp else "mixture",
             "dimension": dimension,

@@ -1,7 +1,7 @@
 r"""Both estimators compared with each other and with the truth, and an identity that must hold.
 
-*Points* (one row per point): log p of the mixture, of the trained flow, and the path integral's bound on the trained SDE,
-for the same network. *Identity* (one row per side): on each trained network,
+*Points* (one row per point): log p of the mixture and of the trained flow, and the bound of the path integral on the
+SDE, for the same network. *Identity* (one row per side): on each trained network,
 
 .. math:: E_p[\log p - \text{bound}] = KL(p_T\|\text{prior}) + \int \tfrac12 g^2 E_p\|a - \nabla\log p_s\|^2 ds
           = KL(p_T\|\text{prior}) + \text{loss} - \text{its minimum},
@@ -25,6 +25,7 @@ from diffusion_density.studies.density_estimators import divergences
 from diffusion_density.studies.density_estimators.experiments import dataset as data
 from diffusion_density.studies.density_estimators.models import SCHEDULE, load, places
 from diffusion_density.studies.density_estimators.sizes import Agreement, AgreementJob
+from diffusion_density.studies.shared.seeds import seeded
 
 TOLERANCE = 1e-5
 THROWS_PER_POINT = 2  # of the identity's path integral: many points serve a mean better than many throws
@@ -43,7 +44,7 @@ def run(sizes: AgreementJob, inputs: Mapping[str, Path], outputs: Mapping[str, P
     sides: list[dict[str, object]] = []
     for index, place in enumerate(tqdm(places(sizes.run), desc="agreement", unit="network")):
         mixture, model = mixtures[place.mixture], checkpoint.model(index)
-        generator = torch.Generator().manual_seed(1_000 + index)
+        generator = seeded(1_000, index)
         if place.seed == sizes.run.seeds[0]:
             table = _points(model, mixture, agreement, generator)
             tables.append(table.assign(**place.columns()))

@@ -10,6 +10,7 @@ from diffusion_density.machine import artifacts
 from diffusion_density.machine.errors import InputError
 from diffusion_density.process.mixtures import GaussianMixture
 from diffusion_density.studies.density_estimators.sizes import Dataset, TrainingRun
+from diffusion_density.studies.shared.seeds import seeded
 
 _NAMES = ("weights", "means", "covariances")
 
@@ -21,7 +22,7 @@ def run(sizes: Dataset, inputs: Mapping[str, Path], outputs: Mapping[str, Path])
     """
     mixtures, samples = [], []
     for index in range(sizes.mixtures):
-        generator = torch.Generator().manual_seed(1000 * sizes.dimension + index)
+        generator = seeded(1000 * sizes.dimension, index)
         mixtures.append(GaussianMixture.random(sizes.dimension, sizes.components, generator))
         samples.append(mixtures[-1].sample(sizes.samples, generator=generator))
     tensors = {name: torch.stack([getattr(mixture, name) for mixture in mixtures]) for name in _NAMES}
@@ -42,6 +43,6 @@ def load(path: Path, run: TrainingRun) -> tuple[list[GaussianMixture], Tensor]:
         raise InputError(f"{path}: holds points of {dimension} dimensions, the run has {run.dimension}")
     if count < run.mixtures or samples < run.samples:
         held, needed = f"{samples} samples of {count} mixtures", f"{run.samples} of {run.mixtures}"
-        raise InputError(f"{path}: holds {held}, {needed} are needed; make it anew")
+        raise InputError(f"{path}: holds {held}, {needed} are needed; make it again")
     mixtures = [GaussianMixture(*parts) for parts in zip(*(tensors[name] for name in _NAMES), strict=True)]
     return mixtures[: run.mixtures], train[: run.mixtures, : run.samples]

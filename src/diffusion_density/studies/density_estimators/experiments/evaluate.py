@@ -20,6 +20,7 @@ from diffusion_density.studies.density_estimators.divergences import Mean
 from diffusion_density.studies.density_estimators.experiments import dataset as data
 from diffusion_density.studies.density_estimators.models import SCHEDULE, load, places
 from diffusion_density.studies.density_estimators.sizes import Evaluation, EvaluationJob
+from diffusion_density.studies.shared.seeds import seeded
 
 _STREAM = 7_919  # test draws: a stream of their own for each mixture
 PRIOR_DRAWS = 100_000
@@ -29,7 +30,7 @@ class _Test:
     """Fresh points of a mixture with their exact log density, and what all its networks share."""
 
     def __init__(self, mixture: GaussianMixture, index: int, evaluation: Evaluation) -> None:
-        self.generator = torch.Generator().manual_seed(_STREAM * (1 + index) + mixture.dimension)
+        self.generator = seeded(_STREAM * (1 + index), mixture.dimension)
         self.x = mixture.sample(evaluation.points, generator=self.generator, dtype=torch.float32)
         self.truth = mixture.log_prob(self.x.double())
         self.untrained = (self.truth - GaussianPrior(1.0).log_prob(self.x.double())).mean().item()

@@ -1,10 +1,11 @@
 """What one sample costs by each estimator, and which accuracy it has for that.
 
-*Seconds* (one row per measurement): one ODE solve per point and one path integral per point, as in Premkumar 2024 (the shortest of
-several of the same point), and both for a whole batch, the fair comparison on parallel hardware. *Trade-off* (one row per
-setting): root-mean-square error against seconds per point, on the exact score of a mixture, where the truth is known, and
-on a trained network, where the error is that against the estimator's own limit (a double-precision solve at a
-tolerance of 1e-9; for the path integral, which is unbiased for its limit, its standard error).
+*Seconds* (one row per measurement): one ODE solve per point and one path integral per point, as in Premkumar 2024 (the
+shortest of several of the same point), and both for a whole batch, the fair comparison on parallel hardware.
+*Trade-off* (one row per setting): root-mean-square error against seconds per point, on the exact score of a mixture,
+where the truth is known, and on a trained network, where the error is that against the estimator's own limit (a
+double-precision solve at a tolerance of 1e-9; for the path integral, which is unbiased for its limit, its standard
+error).
 """
 
 import time
@@ -26,6 +27,7 @@ from diffusion_density.studies.density_estimators.experiments import dataset as 
 from diffusion_density.studies.density_estimators.models import SCHEDULE, load
 from diffusion_density.studies.density_estimators.sizes import Timing, TimingJob
 from diffusion_density.studies.shared.double import in_double
+from diffusion_density.studies.shared.seeds import seeded
 
 TOLERANCE = 1e-5  # of the timed solves
 REFERENCE = 1e-9  # of the solve that stands for the limit
@@ -43,7 +45,7 @@ def run(sizes: TimingJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path
     mixtures, _ = data.load(inputs["dataset"], sizes.run)
     trained = load(inputs["models"], sizes.run)[-1].model(0)
     exact = mixtures[0].diffused(SCHEDULE)
-    generator = torch.Generator().manual_seed(len(mixtures[0].weights))
+    generator = seeded(len(mixtures[0].weights))
     x = mixtures[0].sample(timing.batch, generator=generator, dtype=torch.float32)
     truth = mixtures[0].log_prob(x.double())
     artifacts.write_csv(outputs["timing"], pd.DataFrame(_seconds(trained, x, timing, generator)))

@@ -36,6 +36,7 @@ from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.schedules import Discrete, LogLinear, Schedule
 from diffusion_density.process.schedules import discrete as discrete_schedules
 from diffusion_density.studies.density_formula.sizes import Classifier
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.studies.shared.targets import normal
 
 CLASS_DIMENSION = 8
@@ -102,7 +103,7 @@ def calibration_error(confidence: Float[Tensor, " b"], right: Float[Tensor, " b"
 
 def _points(count: int) -> tuple[Float[Tensor, "b d"], Int64[Tensor, " b"]]:
     """Points and their classes, all from one generator."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = seeded(SEED)
     labels = torch.randint(len(CLASS_SCALES), (count,), generator=generator)
     noise = torch.randn(count, CLASS_DIMENSION, generator=generator, dtype=torch.float64)
     return torch.tensor(CLASS_SCALES, dtype=torch.float64)[labels, None] * noise, labels
@@ -164,7 +165,7 @@ def _plain(
     """The log posterior from plain averages of squared errors, on the nodes of `class_log_posterior`."""
     nodes = time_nodes(models[0].schedule, "quadrature", NODES)
     times, weights = nodes.times.repeat_interleave(throws), nodes.weights.repeat_interleave(throws) / throws
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     values = []
     for model in models:
         if common:

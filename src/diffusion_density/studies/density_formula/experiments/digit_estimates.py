@@ -30,6 +30,7 @@ from diffusion_density.process.model import DiffusionModel
 from diffusion_density.studies.density_formula.experiments import train_digits as digits
 from diffusion_density.studies.density_formula.networks import PREDICTION, SCHEDULE, WEIGHTINGS
 from diffusion_density.studies.density_formula.sizes import DigitsEvaluation, DigitsJob
+from diffusion_density.studies.shared.seeds import seeded
 
 _STREAM = 15_485_863
 
@@ -60,7 +61,7 @@ def run(sizes: DigitsJob, inputs: Mapping[str, Path], outputs: Mapping[str, Path
 
 
 def _estimates(model: DiffusionModel, x: Tensor, sizes: DigitsEvaluation) -> dict[str, LogDensity]:
-    generator = torch.Generator().manual_seed(_STREAM)
+    generator = seeded(_STREAM)
     return {
         "formula": formula(model, x, rule="quadrature", steps=sizes.nodes, throws=sizes.throws, generator=generator),
         "sum": formula(model, x, rule="sum", steps=sizes.steps, throws=sizes.throws, generator=generator),
@@ -81,7 +82,7 @@ def _flows(networks: MLP, x: Tensor, sizes: DigitsEvaluation) -> list[LogDensity
 
 def by_rows(model: DiffusionModel, x: Tensor, sizes: DigitsEvaluation) -> LogDensity:
     """The formula of every row given those above it, summed over the rows of an image."""
-    generator = torch.Generator().manual_seed(_STREAM)
+    generator = seeded(_STREAM)
     row, above = digits.row_points(x)
     result = formula(
         model.given(above), row, rule="quadrature", steps=sizes.nodes, throws=sizes.throws, generator=generator

@@ -1,6 +1,7 @@
 r"""The density formula (Li and Yan 2024) with exact scores against known densities; the noise of estimators.
 
-*Exactness* (one row per point): random normal distributions and mixtures with full covariances in several dimensions. The truth is
+*Exactness* (one row per point): random normal distributions and mixtures with full covariances in several dimensions.
+The truth is
 
 .. math:: E[\log p_{s_{start}}(x_{s_{start}}) | x_0 = x]
           = \log p(x) + \tfrac12 t_1 \big(d + 2 \Delta\log p + \|\nabla\log p\|^2\big) + O(t_1^2),
@@ -33,6 +34,7 @@ from diffusion_density.process.batches import ROWS_PER_CALL
 from diffusion_density.process.mixtures import ExactModel, GaussianMixture
 from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.density_formula.sizes import Exactness
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.studies.shared.targets import one_dimensional_mixture
 
 SCHEDULE = VariancePreserving()
@@ -59,7 +61,7 @@ def run(sizes: Exactness, inputs: Mapping[str, Path], outputs: Mapping[str, Path
 
 
 def _points(target: str, dimension: int, sizes: Exactness) -> pd.DataFrame:
-    generator = torch.Generator().manual_seed(10 * dimension + COMPONENTS[target])
+    generator = seeded(10 * dimension, COMPONENTS[target])
     mixture = GaussianMixture.random(dimension, COMPONENTS[target], generator, full=True)
     exact = mixture.diffused(SCHEDULE)
     x = mixture.sample(sizes.points, generator=generator)
@@ -85,7 +87,7 @@ def _repeats(sizes: Exactness) -> pd.DataFrame:
     exact = one_dimensional_mixture().diffused(SCHEDULE)
     places = torch.tensor(PLACES, dtype=torch.float64)
     x = places.repeat(sizes.repeats)[:, None]
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     throws = sizes.draws // sizes.nodes
     estimates = {
         "uniform_time": uniform_time(exact, x, sizes.draws, generator),

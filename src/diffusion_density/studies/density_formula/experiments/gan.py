@@ -45,6 +45,7 @@ from diffusion_density.process.times import low_discrepancy
 from diffusion_density.studies.density_formula import optimum as closed
 from diffusion_density.studies.density_formula.optimum import Grid
 from diffusion_density.studies.density_formula.sizes import Gan, GanRun
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.studies.shared.targets import normal, one_dimensional_mixture
 from diffusion_density.training.averaged_adamw import AveragedAdamW
 from diffusion_density.training.randomness import seed_of
@@ -94,7 +95,7 @@ class Target:
 
 
 def targets(sizes: Gan) -> list[Target]:
-    """The mixture in one dimension, one of three unequal components in the plane, and N(0, I_d), whose generators collapse."""
+    """Mixtures in one dimension and in the plane (three components), and N(0, I_d), whose generators collapse."""
     means = torch.tensor([[-0.9, -0.5], [1.0, -0.3], [0.0, 1.0]], dtype=torch.float64)
     scales = torch.tensor([0.6, 0.5, 0.45], dtype=torch.float64)
     identity = torch.eye(2, dtype=torch.float64)
@@ -111,9 +112,9 @@ def run(sizes: GanRun, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) 
     """Train all generators, compare them with the closed form, and write both tables.
 
     The first table has one row per generator: the total variation to the data and to the optimum, that of as many exact
-    draws of the optimum, all on the bins of the target, E log p(G(z)) in nats, and for the normal distribution the mass within
-    √d/4 of the mode. The second has the histograms in one dimension, of the radius for the normal distribution, as densities; an
-    atom of the optimum is in the first bin.
+    draws of the optimum, all on the bins of the target, E log p(G(z)) in nats, and for the normal distribution the mass
+    within √d/4 of the mode. The second has the histograms in one dimension, of the radius for the normal distribution,
+    as densities; an atom of the optimum is in the first bin.
 
     Raises:
         NumericalError: if a training diverges.
@@ -169,14 +170,14 @@ def train(
         NumericalError: if a gradient is not finite, naming the step.
     """
     model, d, count = mixture.diffused(SCHEDULE), mixture.dimension, len(weights)
-    streams = [torch.Generator().manual_seed(seed_of(seed, d)) for seed in seeds]
+    streams = [seeded(seed_of(seed, d)) for seed in seeds]
     widths = (sizes.width, sizes.width)
     single = [MLP(d, widths, 0, 0, 0.0, skip=True, context=LATENT, generator=stream) for stream in streams]
     generators = MLP.stack(single * count)
     player = AveragedAdamW(generators, 0.0, sizes.ema)
     discriminators = Discriminators(d, streams, count)
     strength = torch.tensor(weights, dtype=torch.float64).repeat_interleave(len(seeds))
-    noise = torch.Generator().manual_seed(seed_of(*seeds, d))
+    noise = seeded(seed_of(*seeds, d))
     for step in tqdm(range(sizes.steps), desc=label, unit="step", mininterval=1):
         rest = 1 - step / sizes.steps
         real = torch.stack([mixture.sample(sizes.batch_size, generator=g, dtype=torch.float32) for g in streams])
@@ -246,7 +247,7 @@ class Discriminators:
 def samples(generators: MLP, count: int, seeds: Sequence[int]) -> Iterator[Float[Tensor, "r d"]]:
     """``count`` points of one member of a stack after the other, those of one seed from the same z."""
     for index, member in enumerate(generators.members()):
-        stream = torch.Generator().manual_seed(seed_of(seeds[index % len(seeds)], member.dimension, 1))
+        stream = seeded(seed_of(seeds[index % len(seeds)], member.dimension, 1))
         z = torch.randn(count, member.dimension + LATENT, generator=stream)
         with torch.inference_mode():
             points = torch.cat([generate(member, part) for part in z.split(ROWS)])

@@ -1,8 +1,8 @@
 r"""How far a wrong score puts the formula below the density of its own reverse SDE.
 
-For perturbed scores of several sizes (`studies.shared.perturbation`), at points along x: the log densities of the data and of
-the reverse SDE, the formula, and the gap between the last two with its prediction. Both sides of the gap are of the
-noised point at s_start: log p^SDE is averaged over x_s given x there.
+For perturbed scores of several sizes (`studies.shared.perturbation`), at points along x: the log densities of the data
+and of the reverse SDE, the formula, and the gap between the last two with its prediction. Both sides of the gap are of
+the noised point at s_start: log p^SDE is averaged over x_s given x there.
 """
 
 from collections.abc import Mapping

@@ -61,7 +61,7 @@ def run(sizes: Toy, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> 
 
 
 def pair(place: float, scale: float) -> GaussianMixture:
-    """The mixture of two equal normal laws at ± ``place``."""
+    """The mixture of two equal normal distributions at ± ``place``."""
     means = torch.tensor([[-place], [place]], dtype=torch.float64)
     return GaussianMixture(torch.full((2,), 0.5), means, torch.full((2, 1, 1), scale**2, dtype=torch.float64))
 

@@ -6,8 +6,8 @@ x = (2 (k + u) − 17)/17 in (−1, 1), so that every density here is one of x, 
 * ``images``: p(x), one network for each weighting and seed.
 * ``classes``: p(x | c), the class as ten numbers 0 or 1 next to the image.
 * ``rows``: p(row r | rows above it), one network for all eight rows: the rows above, with zeros for those to come, and
-  the place of the row as eight numbers 0 or 1 stand next to it. The sum of the eight log densities is that of the image:
-  the diffusion loss as the likelihood of an autoregressive factorisation (Li and Yan 2024, section 4.4).
+  the place of the row as eight numbers 0 or 1 stand next to it. The sum of the eight log densities is that of the
+  image: the diffusion loss as the likelihood of an autoregressive factorisation (Li and Yan 2024, section 4.4).
 """
 
 from collections.abc import Mapping
@@ -26,6 +26,7 @@ from diffusion_density.networks.mlp import MLP
 from diffusion_density.studies.density_formula.networks import WEIGHTINGS, members, trained
 from diffusion_density.studies.density_formula.sizes import Run
 from diffusion_density.studies.shared import stacks
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.training.stack import Member
 
 ROWS, PIXELS, CLASSES = 8, 64, 10
@@ -68,11 +69,9 @@ def _dequantized(part: int, count: int, seed: int | None = None) -> Points:
     pixels = (digits.train, digits.test)[part]
     if count > len(pixels):
         raise InputError(f"digits: {count} images asked for, there are {len(pixels)}")
-    u = torch.rand(len(pixels), PIXELS, generator=torch.Generator().manual_seed(1 + part))
+    u = torch.rand(len(pixels), PIXELS, generator=seeded(1, part))
     x = to_unit(pixels, digits.levels).flatten(1) + (2 * u - 1) / digits.levels
-    order = (
-        torch.arange(len(x)) if seed is None else torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    )
+    order = torch.arange(len(x)) if seed is None else torch.randperm(len(x), generator=seeded(seed))
     return Points(x[order[:count]], images.digit_labels()[part][order[:count]])
 
 

@@ -1,4 +1,4 @@
-"""Networks on points in the plane: for each law one under each weighting of the loss, and each seed.
+"""Networks on points in the plane: for each distribution one under each weighting of the loss, and each seed.
 
 Networks of equal seed start alike and see the same minibatches and throws.
 """
@@ -6,20 +6,19 @@ Networks of equal seed start alike and see the same minibatches and throws.
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from diffusion_density.networks.mlp import MLP
 from diffusion_density.studies.density_formula import planar
 from diffusion_density.studies.density_formula.networks import WEIGHTINGS, members, trained
 from diffusion_density.studies.density_formula.sizes import Run
 from diffusion_density.studies.shared import stacks
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.training.stack import Member
 
 
 def _members(run: Run, name: str) -> list[Member]:
     """One network for each weighting and seed, the seeds running fastest."""
     index = planar.NAMES.index(name)
-    points = planar.law(name).sample(run.samples, generator=torch.Generator().manual_seed(index)).float()
+    points = planar.distribution(name).sample(run.samples, generator=seeded(index)).float()
     return members(run.training, run.seeds, points, WEIGHTINGS)
 
 

@@ -1,4 +1,4 @@
-r"""What the weighting of the loss costs: one network for each, in the plane, where the truth is known (Li and Yan 2024, section 4.1).
+r"""What the weighting of the loss costs (Li and Yan 2024, section 4.1), in the plane, where the truth is known.
 
 Three weightings of the error of the noise prediction, as densities in log-SNR λ: likelihood (1, what the density
 formula integrates), unit (the simple loss of DDPM, uniform in s), and sigmoid(2 − λ). All of them have the same
@@ -29,6 +29,7 @@ from diffusion_density.studies.density_formula import planar
 from diffusion_density.studies.density_formula.experiments import train_planar as planar_networks
 from diffusion_density.studies.density_formula.networks import PREDICTION, SCHEDULE, WEIGHTINGS
 from diffusion_density.studies.density_formula.sizes import Evaluation, MeasuringJob
+from diffusion_density.studies.shared.seeds import seeded
 
 _TEST_STREAM = 104_729
 
@@ -48,7 +49,7 @@ def run(sizes: MeasuringJob, inputs: Mapping[str, Path], outputs: Mapping[str, P
 
 
 def _measured(name: str, networks: MLP, seeds: Sequence[int], sizes: Evaluation) -> list[dict[str, object]]:
-    generator = torch.Generator().manual_seed(_TEST_STREAM + planar.NAMES.index(name))
+    generator = seeded(_TEST_STREAM, planar.NAMES.index(name))
     target = planar.distribution(name)
     x = target.sample(sizes.points, generator=generator)
     truth = -target.log_prob(x)
@@ -65,14 +66,14 @@ def _measured(name: str, networks: MLP, seeds: Sequence[int], sizes: Evaluation)
             rule="quadrature",
             steps=sizes.nodes,
             throws=sizes.throws,
-            generator=torch.Generator().manual_seed(noise_seed),
+            generator=seeded(noise_seed),
         )
         losses["formula", weighting, seed] = -bound.value
         losses["flow", weighting, seed] = values
         losses["simple_loss", weighting, seed] = simple_loss(model, x, sizes.nodes * sizes.throws, noise_seed)
     rows = []
     for (measure, weights, seed), loss in losses.items():
-        row: dict[str, object] = {"law": name, "weighting": weights, "seed": seed, "measure": measure}
+        row: dict[str, object] = {"target": name, "weighting": weights, "seed": seed, "measure": measure}
         row["unit"] = "squared error" if measure == "simple_loss" else "nats"
         against = {"loss": loss, "excess": loss - losses[measure, "likelihood", seed]}
         if measure != "simple_loss":
@@ -83,7 +84,7 @@ def _measured(name: str, networks: MLP, seeds: Sequence[int], sizes: Evaluation)
 
 def simple_loss(model: Model, x: Tensor, count: int, seed: int) -> Tensor:
     """E‖ε − ε̂‖² over s uniform on [s_start, s_max], (B,), from ``count`` stratified times, the same for every point."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     s = SCHEDULE.s_start + (SCHEDULE.s_max - SCHEDULE.s_start) * u
     losses = []

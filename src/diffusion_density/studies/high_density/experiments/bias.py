@@ -8,9 +8,9 @@ density formula's bound, is too low,
           \qquad \text{(reverse)},
 
 and likewise with x_s given x for the forward one. *Bias* (one row per size ε): the measured excess of r, that of ε = 0
-(the steps' own error) next to it, and the prediction. *Sandwich* (one row per size, number of steps T and estimate): the
-chain of T ancestral steps, whose upper and lower bounds hold at every T, with the log densities of the SDE and of the
-flow at the same samples.
+(the steps' own error) next to it, and the prediction. *Sandwich* (one row per size, number of steps T and estimate):
+the chain of T ancestral steps, whose upper and lower bounds hold at every T, with the log densities of the SDE and of
+the flow at the same samples.
 """
 
 from collections.abc import Mapping
@@ -28,6 +28,7 @@ from diffusion_density.machine import artifacts
 from diffusion_density.process.fokker_planck import Marginals, marginals
 from diffusion_density.studies.high_density.sizes import Bias
 from diffusion_density.studies.shared.perturbation import SCHEDULE, Perturbed, reverse_gap
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.studies.shared.targets import one_dimensional_mixture
 
 SEED = 12
@@ -48,7 +49,7 @@ def run(sizes: Bias, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) ->
 
 
 def _excess(model: Perturbed, density: Marginals, sizes: Bias) -> dict[str, float]:
-    generator = torch.Generator().manual_seed(SEED)
+    generator = seeded(SEED)
     x, tracked = track(model, sizes.samples, event=(1,), steps=sizes.steps, generator=generator, dtype=torch.float64)
     excess = tracked.value - density.log_prob_at(x[:, 0], SCHEDULE.s_start)
     return {
@@ -63,7 +64,7 @@ def _excess(model: Perturbed, density: Marginals, sizes: Bias) -> dict[str, floa
 def _sandwich(model: Perturbed, density: Marginals, sizes: Bias) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for steps in sizes.chain_steps:
-        generator = torch.Generator().manual_seed(SEED)
+        generator = seeded(SEED)
         x, upper = reverse_chain(
             model, sizes.chain_samples, event=(1,), steps=steps, generator=generator, dtype=torch.float64
         )

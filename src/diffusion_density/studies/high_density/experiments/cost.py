@@ -22,6 +22,7 @@ from diffusion_density.process.mixtures import GaussianMixture
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.process.schedules import VariancePreserving
 from diffusion_density.studies.high_density.sizes import Cost
+from diffusion_density.studies.shared.seeds import seeded
 
 SCHEDULE = VariancePreserving(0.1, 20.0)
 SEED = 15
@@ -37,8 +38,8 @@ def run(sizes: Cost, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) ->
     rows = []
     cases = [(d, method, steps) for d in sizes.dimensions for method in METHODS for steps in sizes.steps]
     for dimension, method, steps in tqdm(cases, desc="cost", unit="run"):
-        generator = torch.Generator().manual_seed(SEED)
-        exact = GaussianMixture.random(dimension, 3, torch.Generator().manual_seed(dimension)).diffused(SCHEDULE)
+        generator = seeded(SEED)
+        exact = GaussianMixture.random(dimension, 3, seeded(dimension)).diffused(SCHEDULE)
         kappa, divergence = METHODS[method]
         began = time.perf_counter()
         x, tracked = track(

@@ -1,10 +1,10 @@
 r"""Density guidance (Karczewski, Heinonen and Garg 2025b): log densities chosen beforehand, and those of the samples.
 
-The target is a mixture of two normal distributions in D dimensions, whose log density is known. One row is one sample: the log
-density it was steered to, the one tracked (with one random probe per step for the divergence), and the true one. Methods:
-deterministic guidance; stochastic guidance with the exact drift, whose noise lies in the plane normal to the score; and
-with the published drift, which leaves out one term. ``out_of_reach`` marks samples whose target no drift along the
-score could reach.
+The target is a mixture of two normal distributions in D dimensions, whose log density is known. One row is one sample:
+the log density it was steered to, the one tracked (with one random probe per step for the divergence), and the true
+one. Methods: deterministic guidance; stochastic guidance with the exact drift, whose noise lies in the plane normal to
+the score; and with the published drift, which leaves out one term. ``out_of_reach`` marks samples whose target no drift
+along the score could reach.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from diffusion_density.process.model import DiffusionModel
 from diffusion_density.sampling.guidance import Drift, guided
 from diffusion_density.studies.high_density.experiments.modes import SCHEDULE, two_modes
 from diffusion_density.studies.high_density.sizes import Guidance
+from diffusion_density.studies.shared.seeds import seeded
 
 SEED = 14
 METHODS: dict[str, tuple[bool, Drift]] = {
@@ -43,7 +44,7 @@ def run(sizes: Guidance, inputs: Mapping[str, Path], outputs: Mapping[str, Path]
             stochasticity=sizes.stochasticity if noisy else 0.0,
             drift=drift,
             steps=sizes.steps,
-            generator=torch.Generator().manual_seed(SEED),
+            generator=seeded(SEED),
             dtype=torch.float64,
         )
         tables.append(

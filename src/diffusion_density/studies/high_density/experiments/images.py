@@ -35,6 +35,7 @@ from diffusion_density.sampling.samplers import sample
 from diffusion_density.studies.high_density.sizes import Images, ImagesJob
 from diffusion_density.studies.max_likelihood.models import last, load
 from diffusion_density.studies.shared.inputs import ImageInputs
+from diffusion_density.studies.shared.seeds import seeded
 
 SEED = 16
 
@@ -58,7 +59,7 @@ def run(sizes: ImagesJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> N
             levels=images.levels,
             estimator="bound",
             throws=sizes.images.throws,
-            generator=torch.Generator(device).manual_seed(SEED),
+            generator=seeded(SEED, device=device),
         )
         assert scores.stderr is not None
         columns = {
@@ -81,7 +82,7 @@ def real_groups(images: ImageSet, sizes: Images) -> Iterator[Group]:
     for width in sizes.blurs:
         yield "blurred", width, blurred(test, width, images.levels)
     few = test[: sizes.samples]
-    generator = torch.Generator().manual_seed(SEED)
+    generator = seeded(SEED)
     order = (
         torch.rand(len(few), few[0, 0].numel(), generator=generator).argsort(1)[:, None].expand(-1, few.shape[1], -1)
     )
@@ -109,18 +110,18 @@ def _sampled_groups(model: DiffusionModel, images: ImageSet, sizes: Images, devi
     alpha, _ = model.schedule.at(model.schedule.s_start)
     event, count = images.shape, sizes.samples
 
-    def seeded() -> torch.Generator:
-        return torch.Generator(device).manual_seed(SEED)
+    def same() -> torch.Generator:
+        return seeded(SEED, device=device)
 
     def pictures(x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
         return to_images(x.cpu() / alpha, images.levels)
 
     for kind, kappa in (("sde", 1.0), ("flow", 0.0)):
-        x = sample(model, count, event, steps=5 * sizes.steps, stochasticity=kappa, generator=seeded())
+        x = sample(model, count, event, steps=5 * sizes.steps, stochasticity=kappa, generator=same())
         yield kind, math.nan, pictures(x)
     for threshold in sizes.thresholds:
-        x = high_density(model, count, event, threshold=threshold, steps=sizes.steps, generator=seeded())
+        x = high_density(model, count, event, threshold=threshold, steps=sizes.steps, generator=same())
         yield "high_density", threshold, pictures(x)
     for quantile in sizes.quantiles:
-        found = guided(model, count, event, quantile=quantile, steps=sizes.steps, generator=seeded())
+        found = guided(model, count, event, quantile=quantile, steps=sizes.steps, generator=same())
         yield "guided", quantile, pictures(found.x)

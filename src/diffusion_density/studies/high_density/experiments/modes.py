@@ -1,8 +1,9 @@
-r"""Mode tracking (Karczewski et al. 2025): the mode of what a noisy point was, and samples of high density in a high dimension.
+r"""Mode tracking (Karczewski et al. 2025): modes given a noisy point, and samples of high density in a high dimension.
 
-*Modes* (one row per noisy point, in one dimension): where the exact mode-tracking ODE ends, where it ends with H = 0, and
-the largest p(x | x_t) on a grid. *Densities* (one row per sample of D numbers, of a mixture of two normal distributions): log p of
-ordinary samples and of samples of high density, for each threshold, all by the same closed form.
+*Modes* (one row per noisy point, in one dimension): where the exact mode-tracking ODE ends, where it ends with H = 0,
+and the largest p(x | x_t) on a grid. *Densities* (one row per sample of D numbers, of a mixture of two normal
+distributions): log p of ordinary samples and of samples of high density, for each threshold, all by the same closed
+form.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from diffusion_density.process.schedules import LogLinear
 from diffusion_density.sampling.mode_tracking import ascend, high_density, track_mode
 from diffusion_density.sampling.samplers import sample
 from diffusion_density.studies.high_density.sizes import Modes
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.studies.shared.targets import one_dimensional_mixture
 
 SCHEDULE = LogLinear(-10.0, 10.0)
@@ -72,11 +74,11 @@ def _densities(sizes: Modes) -> pd.DataFrame:
         tables.append(pd.DataFrame(columns))
 
     for name, kappa in (("sde", 1.0), ("flow", 0.0)):
-        generator = torch.Generator().manual_seed(SEED)
+        generator = seeded(SEED)
         x = sample(model, sizes.samples, event, stochasticity=kappa, generator=generator, dtype=torch.float64)
         add(name, float("nan"), x)
     for threshold in sizes.thresholds:
-        generator = torch.Generator().manual_seed(SEED)
+        generator = seeded(SEED)
         dense = high_density(
             model,
             sizes.samples,

@@ -16,6 +16,7 @@ from diffusion_density.machine import artifacts
 from diffusion_density.process.model import DiffusionModel
 from diffusion_density.studies.high_density.sizes import Tracking
 from diffusion_density.studies.shared.perturbation import SCHEDULE
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.studies.shared.targets import one_dimensional_mixture
 
 SEED = 11
@@ -27,7 +28,7 @@ def run(sizes: Tracking, inputs: Mapping[str, Path], outputs: Mapping[str, Path]
     model = DiffusionModel(exact.score, SCHEDULE, "score")  # with a normal prior, which can be drawn from
     rows = []
     cases = [(kappa, steps) for kappa in sizes.stochasticities for steps in sizes.steps]
-    generator = torch.Generator().manual_seed(SEED)  # one stream, so that errors of the rows are independent
+    generator = seeded(SEED)  # one stream, so that errors of the rows are independent
     for kappa, steps in tqdm(cases, desc="tracking", unit="run"):
         x, tracked = track(
             model,

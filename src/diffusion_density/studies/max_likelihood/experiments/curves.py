@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from diffusion_density.density.images.bound import bound_terms
@@ -17,6 +16,7 @@ from diffusion_density.machine import artifacts
 from diffusion_density.studies.max_likelihood.models import columns, load
 from diffusion_density.studies.max_likelihood.runs import CurvesJob
 from diffusion_density.studies.shared.inputs import ImageInputs
+from diffusion_density.studies.shared.seeds import seeded
 
 _SEED = 20230505  # of the throws; plus that of the networks
 
@@ -34,7 +34,7 @@ def run(sizes: CurvesJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> N
         for name, of in sizes.runs.items():
             bar.set_description(name)
             for (seed, step), model in load(inputs.files[name], of, images, device).items():
-                generator = torch.Generator(device).manual_seed(_SEED + seed)
+                generator = seeded(_SEED, seed, device=device)
                 terms = bound_terms(model, chosen, levels=images.levels, throws=curve.throws, generator=generator)
                 total = terms.total
                 stderr = total.std() / math.sqrt(len(total))

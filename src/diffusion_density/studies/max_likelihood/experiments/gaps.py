@@ -1,4 +1,4 @@
-r"""What dequantization alone costs: the bound of a perfect density, in closed form (Zheng et al. 2023 compare these dequantizations).
+r"""What dequantization alone costs: the bound of a perfect density, in closed form.
 
 A one-pixel image whose levels have the probabilities P(k), noised at the data end, has the density
 

@@ -27,6 +27,7 @@ from diffusion_density.process.model import DiffusionModel
 from diffusion_density.studies.max_likelihood.models import columns, last, load
 from diffusion_density.studies.max_likelihood.runs import Evaluation, LikelihoodJob
 from diffusion_density.studies.shared.inputs import ImageInputs
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.studies.shared.shards import Shards
 
 _SEED = 20230506  # of dequantization, probes and throws, which all networks share; plus the number of the first image
@@ -141,7 +142,7 @@ def _result(
     model: DiffusionModel, images: ImageSet, test: Test, evaluation: Evaluation, device: str, first: int, count: int
 ) -> LogDensity:
     """Bits/dim of ``count`` images from ``first`` on, whose random numbers are those of their shard."""
-    generator = torch.Generator().manual_seed(_SEED + first)
+    generator = seeded(_SEED, first)
     settings = evaluation.likelihood
     options: dict[str, Any] = {"levels": images.levels, "estimator": test.estimator, "generator": generator}
     if test.estimator == "bound":

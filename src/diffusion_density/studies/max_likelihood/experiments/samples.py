@@ -18,6 +18,7 @@ from diffusion_density.sampling.quality import sliced_wasserstein
 from diffusion_density.studies.max_likelihood.models import columns, last, load
 from diffusion_density.studies.max_likelihood.runs import SamplesJob
 from diffusion_density.studies.shared.inputs import ImageInputs
+from diffusion_density.studies.shared.seeds import seeded
 
 _SEED = 20230508
 CHUNK = 64
@@ -32,7 +33,7 @@ def run(sizes: SamplesJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> 
     """
     images, settings, device, seed = inputs.images, sizes.samples, inputs.device, sizes.seeds[0]
     (_, step), model = last(load(inputs.files["models"], sizes.run, images, device), seed)
-    generator = torch.Generator(device).manual_seed(_SEED)
+    generator = seeded(_SEED, device=device)
     tolerance = settings.tolerance
     drawn = sample_flow(
         model, settings.number, images.shape, rtol=tolerance, atol=tolerance, generator=generator, chunk=CHUNK
@@ -41,7 +42,7 @@ def run(sizes: SamplesJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> 
         raise NumericalError(f"{sizes.name}: {int((drawn.status > 0).sum())} of {settings.number} samples failed")
     alpha, _ = model.schedule.at(model.schedule.s_start)
     samples = to_images(drawn.x.cpu() / alpha, images.levels)
-    chosen = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(_SEED))[: settings.number]
+    chosen = torch.randperm(len(images.train), generator=seeded(_SEED))[: settings.number]
     sets = {"samples": samples, "training images": images.train[chosen]}
     rows = [
         {
@@ -65,5 +66,5 @@ def run(sizes: SamplesJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> 
 def distances(reference: Tensor, images: Tensor, levels: int) -> dict[int, float]:
     """The sliced Wasserstein distance to as many reference images, by side of the pyramid's level."""
     count = min(len(reference), len(images))
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = seeded(_SEED)
     return sliced_wasserstein(to_unit(reference[:count], levels), to_unit(images[:count], levels), generator=generator)

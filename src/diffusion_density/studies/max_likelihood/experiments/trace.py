@@ -23,6 +23,7 @@ from diffusion_density.process.predictions import training_target
 from diffusion_density.studies.max_likelihood.models import columns, last, load, objective
 from diffusion_density.studies.max_likelihood.runs import TraceJob
 from diffusion_density.studies.shared.inputs import ImageInputs
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.training.flow_matching import FlowMatching
 
 _SEED = 20230507
@@ -35,7 +36,7 @@ def run(sizes: TraceJob, inputs: ImageInputs, outputs: Mapping[str, Path]) -> No
         InputError: if a file is of another run.
     """
     images, trace, device = inputs.images, sizes.trace, inputs.device
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = seeded(_SEED)
     count = min(trace.images, len(images.test))
     x = to_unit(images.test[:count], images.levels).to(device)
     noise = torch.randn(x.shape, generator=generator).to(device)

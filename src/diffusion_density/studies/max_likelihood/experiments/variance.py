@@ -25,6 +25,7 @@ from diffusion_density.process.times import independent, low_discrepancy
 from diffusion_density.studies.max_likelihood.models import build, last, load, objective
 from diffusion_density.studies.max_likelihood.runs import Variance, VarianceJob
 from diffusion_density.studies.shared.inputs import ImageInputs
+from diffusion_density.studies.shared.seeds import seeded
 from diffusion_density.training.flow_matching import FlowMatching, TimeDensity
 from diffusion_density.training.randomness import seed_of
 
@@ -76,7 +77,7 @@ def _batches(
     draw = low_discrepancy if stratified else independent
     losses, gradients = [], []
     for batch in range(variance.batches):
-        generator = torch.Generator().manual_seed(seed_of(seed, batch))
+        generator = seeded(seed_of(seed, batch))
         chosen = torch.randint(len(images.train), (variance.batch_size,), generator=generator)
         x = to_unit(images.train[chosen], images.levels)
         noise = torch.randn(x.shape, generator=generator)

@@ -74,6 +74,8 @@ def test_every_estimator_is_right_on_a_mixture(sizes: ComparisonSizes) -> None:
     for row in table.drop_duplicates("estimator").itertuples():
         registered = ESTIMATORS[str(row.estimator)]
         assert (row.density, row.kind) == (registered.density, registered.kind)
+    for candidate in estimators.candidates(budgets, False, 64):
+        assert candidate.samples == ESTIMATORS[candidate.name].samples
     mean, sem = error.mean(), error.sem()
     assert error.max()["flow"] < 1e-3
     for name in ("flow_hutchinson", "path_integral", "reduced", "formula", "trapezoid", "tracking"):
@@ -100,11 +102,11 @@ def test_the_findings_are_those_of_the_rows(folder: Path) -> None:
     square = part.groupby("method").square_error_nats2.mean()
     found = pd.read_csv(folder / "findings.csv")
     row = found[
-        (found.finding == "variance ratio") & (found.of == "sharp mixture 1") & (found.dimension == 3)
+        (found.finding == "variance ratio") & (found.target == "sharp mixture 1") & (found.dimension == 3)
     ].iloc[0]
     assert row.value == pytest.approx(square["plain"] / square["reduced"])
     assert row.ci_low <= row.value <= row.ci_high
-    coverage = found[(found.finding == "coverage of reduced") & (found.of == "sharp mixture")].iloc[0]
+    coverage = found[(found.finding == "coverage of reduced") & (found.target == "sharp mixture")].iloc[0]
     rows = table[(table.method == "reduced") & (table.target == "sharp mixture")]
     assert coverage.value == rows.covered.sum() / rows.repeats.sum()
 

@@ -87,7 +87,7 @@ def test_costs_are_counted(sizes: HighDensitySizes, tmp_path: Path) -> None:
     cost.run(sizes.cost, {}, {"cost": tmp_path / "c.csv"})
     table = pd.read_csv(tmp_path / "c.csv").set_index(["dimension", "method", "steps"]).network_evaluations
     assert table[3, "sde", 10] == 10
-    assert table[3, "flow_exact", 10] == 40
+    assert table[3, "flow", 10] == 40
     assert table[3, "flow_hutchinson", 10] == 20
 
 

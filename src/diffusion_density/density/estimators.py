@@ -1,7 +1,8 @@
 """Every estimator of log p by its one name: what it estimates, what it promises, what it costs, how figures show it.
 
-The command `score`, the study `comparison`, all figures and the table in the documentation read this list. It imports
-no torch. Colours are names of the palette of Okabe and Ito, see ``studies.shared.style``.
+The command `score`, all figures and the table in the documentation read this list. It imports no torch. No job that
+measures imports it, so that a new colour or label runs no measurement again; tests compare the list with what the
+library returns. Colours are names of the palette of Okabe and Ito, see ``studies.shared.style``.
 """
 
 from dataclasses import dataclass

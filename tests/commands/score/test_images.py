@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from diffusion_density.commands.cli import app
 from diffusion_density.data.images import ImageSet, load
+from diffusion_density.density.estimators import ESTIMATORS
 from diffusion_density.density.images.bits import bits_per_dim
 from diffusion_density.density.images.dequantized import dequantized_bits, formula_bits
 from diffusion_density.density.path_integral.plain import path_integral
@@ -83,6 +84,7 @@ def test_score_gives_what_the_library_gives(
         assert np.allclose(rows.bits_per_dim, result.value, rtol=1e-6), name
         assert np.allclose(rows.stderr_bits_per_dim, result.stderr, rtol=1e-5), name
         assert (rows.density == result.density).all()
+        assert result.density == ESTIMATORS[name].density
         assert (rows.kind == "upper").all()
         assert (rows.network_evaluations == result.network_evaluations).all()
         assert list(rows.image) == [1, 2, 3]

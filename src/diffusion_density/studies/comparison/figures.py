@@ -64,8 +64,8 @@ def variance(tables: Path) -> Figure:
     """Variance of the plain over that of the reduced path integral, and coverage of their 95 % intervals."""
     table = read_csv(tables / "findings.csv")
     keys = ["target", "dimension", "throws"]
-    ratios = table[(table.finding == "variance ratio") & (table.of != "median mixture")]
-    ratios = ratios.assign(target=ratios.of.str.rsplit(" ", n=1).str[0])  # without the number of the mixture
+    ratios = table[(table.finding == "variance ratio") & (table.target != "median mixture")]
+    ratios = ratios.assign(target=ratios.target.str.rsplit(" ", n=1).str[0])  # without the number of the mixture
     cases = dict(iter(ratios.groupby(keys, sort=False)))
     figure, axes = style.canvas(2, height=3.0)
     for place, part in enumerate(cases.values()):
@@ -76,7 +76,7 @@ def variance(tables: Path) -> Figure:
     axes[0].set(xscale="log", xlabel="variance, plain / reduced")
     axes[0].set_yticks(range(len(cases)), [f"{name}\n$D$ = {d}, {n} throws" for name, d, n in cases], fontsize=6)
     for method, colour, shift in (("plain", "vermillion", 0.12), ("reduced", "blue", -0.12)):
-        part = table[table.finding == f"coverage of {method}"].set_index(["of", "dimension", "throws"])
+        part = table[table.finding == f"coverage of {method}"].set_index(keys)
         rows = 100 * part.reindex(pd.MultiIndex.from_tuples(list(cases)))[["value", "ci_low", "ci_high"]]
         spans = [rows.value - rows.ci_low, rows.ci_high - rows.value]
         look: Look = {"fmt": "o", "ms": 3, "color": PALETTE[colour], "elinewidth": 0.7, "label": method}

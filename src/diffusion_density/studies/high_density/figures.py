@@ -42,7 +42,7 @@ GUIDANCE: dict[str, tuple[str, Look]] = {
     ),
 }
 TRACKED: dict[str, tuple[str, Look]] = {
-    "flow_exact": ("flow, exact divergence (eq. 1)", {"color": COLOURS["flow"], "marker": "s", "mfc": "w"}),
+    "flow": ("flow, exact divergence (eq. 1)", {"color": COLOURS["flow"], "marker": "s", "mfc": "w"}),
     "flow_hutchinson": ("flow, one probe", {"color": PALETTE["green"], "marker": "^", "mfc": "w"}),
     "sde": ("SDE, no divergence (eq. 2)", {"color": PALETTE["blue"], "marker": "o", "mfc": "w"}),
 }

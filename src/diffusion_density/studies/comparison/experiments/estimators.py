@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_density.density.chain import chain, reverse_chain
-from diffusion_density.density.estimators import ESTIMATORS
 from diffusion_density.density.formula import formula
 from diffusion_density.density.ode.flow import flow
 from diffusion_density.density.path_integral.plain import path_integral
@@ -49,12 +48,14 @@ class Candidate:
         name: in the registry.
         setting: tolerance, probes, throws or steps.
         run: from model, points and generator to points and their estimates.
+        samples: whether it draws its own points, as many as it is given.
         clean: whether it takes points without any noise, and adds the noise of s_start itself.
     """
 
     name: str
     setting: float
     run: Estimate
+    samples: bool = False
     clean: bool = False
 
 
@@ -78,8 +79,8 @@ def candidates(budgets: Budgets, images: bool, chunk: int) -> Iterator[Candidate
             sum_over = {"rule": rule, "steps": steps, "throws": THROWS, "chunk": chunk}
             yield Candidate(name, steps, _at_points(formula, **sum_over), clean=True)
         yield Candidate("chain", steps, _at_points(chain, steps=steps, paths=PATHS), clean=True)
-        yield Candidate("tracking", steps, _sampled(track, steps=steps))
-        yield Candidate("reverse_chain", steps, _sampled(reverse_chain, steps=steps))
+        yield Candidate("tracking", steps, _sampled(track, steps=steps), samples=True)
+        yield Candidate("reverse_chain", steps, _sampled(reverse_chain, steps=steps), samples=True)
 
 
 def score(
@@ -109,10 +110,9 @@ def score(
     settings = list(candidates(budgets, x.ndim > 2, chunk))
     for candidate in tqdm(settings, desc=" ".join(map(str, labels.values())), unit="setting"):
         generator = seeded(SEED, device=x.device)
-        samples = ESTIMATORS[candidate.name].samples
         began = time.perf_counter()
         given = clean if candidate.clean and clean is not None else x
-        points, result = candidate.run(plain if samples else model, given, generator)
+        points, result = candidate.run(plain if candidate.samples else model, given, generator)
         seconds = time.perf_counter() - began
         columns = {
             "estimator": candidate.name,
@@ -122,7 +122,7 @@ def score(
             "point": range(len(points)),
             "value_nats": result.value.cpu().numpy(),
             "stderr_nats": None if result.stderr is None else result.stderr.cpu().numpy(),
-            "reference_nats": (truth(points) if samples else reference).cpu().numpy(),
+            "reference_nats": (truth(points) if candidate.samples else reference).cpu().numpy(),
             "network_evaluations": result.network_evaluations,
             "seconds_per_point": seconds / len(points),
         }

@@ -67,11 +67,11 @@ def _squares(rows: pd.DataFrame, method: str) -> Squares:
 
 
 def _row(
-    finding: str, of: str, dimension: int, throws: int, value: float, low: float | None, high: float | None, n: int
+    finding: str, target: str, dimension: int, throws: int, value: float, low: float | None, high: float | None, n: int
 ) -> dict[str, object]:
     return {
         "finding": finding,
-        "of": of,
+        "target": target,
         "dimension": dimension,
         "throws": throws,
         "value": value,

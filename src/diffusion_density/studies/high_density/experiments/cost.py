@@ -27,7 +27,7 @@ from diffusion_density.studies.shared.seeds import seeded
 SCHEDULE = VariancePreserving(0.1, 20.0)
 SEED = 15
 METHODS: dict[str, tuple[float, Literal["exact", "hutchinson"]]] = {
-    "flow_exact": (0.0, "exact"),
+    "flow": (0.0, "exact"),
     "flow_hutchinson": (0.0, "hutchinson"),
     "sde": (1.0, "hutchinson"),
 }

@@ -150,7 +150,7 @@ def test_the_job_end_to_end(tables: Path) -> None:
     divergences = found["conditional"]
     assert len(divergences) == len(NAMES) * 3 * 2
     assert (divergences.kl_stderr_nats > 0).all()
-    assert set(divergences[divergences.estimator == "flow"].of) == {"flow"}
+    assert set(divergences[divergences.estimator == "flow"].density) == {"flow"}
     assert (divergences[divergences.estimator != "flow"].network_evaluations == 64).all()
     points = found["conditional_log_probs"]
     excess = (points.log_prob_nats - points.estimate_nats).groupby([points.problem, points.estimator, points.seed])

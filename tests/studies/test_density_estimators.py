@@ -167,7 +167,7 @@ def test_the_table_of_an_evaluation(study: Study) -> None:
     assert list(table) == [
         *("experiment", "dimension", "samples", "throws", "epochs", "training_evaluations"),
         *PLACE,
-        *("untrained_kl_nats", "estimator", "of", "kind", "kl_nats", "kl_stderr_nats"),
+        *("untrained_kl_nats", "estimator", "density", "kind", "kl_nats", "kl_stderr_nats"),
         *("network_evaluations", "failed_points"),
     ]
     assert len(table) == 2 * NETWORKS * 3
@@ -175,7 +175,7 @@ def test_the_table_of_an_evaluation(study: Study) -> None:
     assert (table.failed_points == 0).all()
     assert set(table.experiment) == {"throws"}
     assert dict(table.groupby("epochs").training_evaluations.first()) == {0.5: 64, 4: 512}
-    kinds = table.groupby("estimator")[["of", "kind"]].agg(["nunique", "first"])
+    kinds = table.groupby("estimator")[["density", "kind"]].agg(["nunique", "first"])
     assert kinds.xs("first", axis=1, level=1).T.to_dict("list") == {
         "flow": ["flow", "exact"],
         "path_integral": ["sde", "upper"],

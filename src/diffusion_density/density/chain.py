@@ -9,7 +9,7 @@ with E w = p(x₁), the chain's density at the first time. Hence E log w is a lo
 (`density.formula`, ``sum``). The mean of log (1/K) Σ w_k is a lower bound too; it increases with K and tends to
 log p(x₁) (Burda et al. 2016). Over the chain's own paths, which start from x_T ~ p(x_T), E log w is an upper bound on
 the mean of log p(x₁) over its samples. Both bounds hold for every T: steps add no error
-(docs/derivations/reverse_process.md).
+(docs/derivations/reverse-process.md).
 
 A step of the forward process is x_t = a x_{t−1} + b z, and a step of the chain is x_{t−1} = μ_t + β̃_t^½ n. By Bayes'
 rule for Gaussians, one noise is the other one rotated by an angle φ and shifted by the prediction:

@@ -5,7 +5,7 @@ Along the reverse process of stochasticity κ >= 0 (`reverse_process`; ds < 0, W
 .. math:: dx = \big(f x - \tfrac12 (1 + \kappa) g^2 s_\theta\big) ds + \sqrt\kappa\, g\, d\bar W,
 
 Itô's formula and the Fokker–Planck equation give for an exact score, with the *same* noise (Karczewski, Heinonen and
-Garg 2025, Theorem 1, for κ = 1; docs/derivations/reverse_process.md for every κ)
+Garg 2025, Theorem 1, for κ = 1; docs/derivations/reverse-process.md for every κ)
 
 .. math:: d \log p_s(x) = \big[-f D + \tfrac12 (1 - \kappa) g^2\, \mathrm{div}\, s_\theta
           - \tfrac12 \kappa g^2 \|s_\theta\|^2\big] ds + \sqrt\kappa\, g\, s_\theta \cdot d\bar W.

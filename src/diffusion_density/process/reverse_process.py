@@ -1,6 +1,6 @@
 r"""The reverse process, from noise back to data, with a chosen amount of noise, and its Euler–Maruyama steps.
 
-For a stochasticity κ >= 0 (Song et al. 2021; docs/derivations/reverse_process.md)
+For a stochasticity κ >= 0 (Song et al. 2021; docs/derivations/reverse-process.md)
 
 .. math:: dx = \big(f x - \tfrac12 (1 + \kappa) g^2 \nabla\log p_s\big) ds + \sqrt{\kappa}\, g\, d\bar W
 

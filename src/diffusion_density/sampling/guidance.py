@@ -2,7 +2,7 @@ r"""Density guidance: samples with a chosen log density (Karczewski, Heinonen an
 
 Let S = ∇log p_s, and v = f x − ½ g² S the drift of the flow. The time here is the log-SNR λ, which increases from noise
 to data: ds = −(σ²/g²) dλ. Along any reverse path dx = u dλ + G dW the log density changes by
-(docs/derivations/reverse_process.md)
+(docs/derivations/reverse-process.md)
 
 .. math:: d \log p = \big[ -\mathrm{div}\, v + (u - v) \cdot S + \tfrac12 \mathrm{tr}(G G^T \nabla^2\log p) \big]
           d\lambda + S^T G\, dW, \qquad v = \tilde f x + \tfrac12 \sigma^2 S, \quad \tilde f = -f \sigma^2 / g^2.

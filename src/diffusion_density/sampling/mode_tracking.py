@@ -2,7 +2,7 @@ r"""Points of high density: the mode of the clean points given a noisy one, exac
 
 For x_t at time t let y_s be the mode of p(x_s | x_t), s < t. By Bayes' rule the gradient of log p_s(y) + log p(x_t | y)
 is zero there. With the Fokker–Planck equation of p_s this gives (Karczewski, Heinonen and Garg 2025;
-docs/derivations/reverse_process.md)
+docs/derivations/reverse-process.md)
 
 .. math:: \frac{dy}{ds} = f y - g^2 \nabla\log p_s(y) + H, \qquad
           H = -\tfrac12 g^2 \big[\nabla^2\log p_s(y) - \psi I\big]^{-1} \nabla\Delta\log p_s(y), \qquad

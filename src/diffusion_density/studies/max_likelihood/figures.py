@@ -29,14 +29,14 @@ def bits_per_dim(tables: Path) -> Figure:
     """Bits/dim of every image set by both estimators, next to lossless coders and published values."""
     found = read_csv(tables / "findings.csv")
     values = found[found.finding == "bits/dim"]
-    named = dict.fromkeys(str(name).rpartition(" ")[0] for name in values.of)  # in the table's order
+    named = dict.fromkeys(str(name).rpartition(" ")[0] for name in values.subject)  # in the table's order
     runs = sorted(named, key=lambda run: run.startswith("ablation"))
     coders = read_csv(tables / "coders.csv")
     figure, axes = style.canvas(len(runs), height=2.1, columns=3 if len(runs) < 4 else 2)
     for axis, run in zip(axes, runs, strict=True):
-        part = values[values.of.str.rpartition(" ")[0] == run]
+        part = values[values.subject.str.rpartition(" ")[0] == run]
         dataset = part.dataset.iloc[0]
-        names = [row.of.rpartition(" ")[2] for row in records(part)]
+        names = [row.subject.rpartition(" ")[2] for row in records(part)]
         rows = [_dot(ESTIMATORS[name], row, COLOURS[name]) for name, row in zip(names, records(part), strict=True)]
         for coder in ("webp", "png"):
             coded = coders[(coders.dataset == dataset) & (coders.coder == coder)].bits_per_dim
@@ -67,8 +67,8 @@ def convergence(tables: Path) -> Figure:
     axes[1].sharey(axes[0])
     ratios = found[(found.finding == "steps to the same bits/dim") & (found.against == "noise vp uniform")]
     rows = []
-    for row in records(ratios.sort_values("of", ascending=False)):
-        prediction, path, times = str(row.of).split()
+    for row in records(ratios.sort_values("subject", ascending=False)):
+        prediction, path, times = str(row.subject).split()
         if prediction in ("velocity", "noise"):
             rows.append(_dot(f"{prediction}, {path},\n{times}", row, COLOURS[prediction]))
     style.dots(axes[2], rows, "{:.1f}×")
@@ -107,9 +107,9 @@ def noise(tables: Path) -> Figure:
     found = read_csv(tables / "findings.csv")
     figure, axes = style.canvas(2, height=2.5)
     findings = ("relative variance of the loss", "variance of the gradient, over plain")
-    names = sorted(set(found[found.finding == findings[0]].of), reverse=True)
+    names = sorted(set(found[found.finding == findings[0]].subject), reverse=True)
     for axis, finding in zip(axes, findings, strict=True):
-        part = found[found.finding == finding].set_index("of")
+        part = found[found.finding == finding].set_index("subject")
         plain = (1.0, np.nan, np.nan)
         rows = []
         for name in names:
@@ -143,7 +143,7 @@ def dequantization(tables: Path) -> Figure:
     axes[0].set(title="a perfect density", yscale="log", xlabel="spread of a pixel (levels)", ylabel="gap (bits/dim)")
     for axis, dataset in zip(axes[1:], datasets, strict=True):
         part = found[found.dataset == dataset].sort_values("value", ascending=False)
-        rows = [_dot(_scheme(row.of), row, COLOURS[row.of.split()[0]]) for row in records(part)]
+        rows = [_dot(_scheme(row.subject), row, COLOURS[row.subject.split()[0]]) for row in records(part)]
         style.dots(axis, rows, "{:+.3f}")
         axis.axvline(0, color=GREY, lw=0.8)
         axis.set_title(dataset, loc="right", fontsize=7)
@@ -161,14 +161,14 @@ def finetuning(tables: Path) -> Figure:
     figure, axes = style.canvas(3, height=2.6)
     changes = {"flow": "flow", "bound": "SDE bound", "bound minus flow": "bound − flow"}
     rows = []
-    for weight, part in groups(found, "of"):
+    for weight, part in groups(found, "subject"):
         for name, label in changes.items():
             row = part[part.finding == f"fine-tuning: {name}"].iloc[0]
             rows.append(_dot(f"{label}, {weight}", row, COLOURS.get(name, GREY)))
     style.dots(axes[0], rows[::-1], "{:+.3f}")
     axes[0].set(title="change", xlabel="bits/dim, against equal cost")
     evaluations = found[found.finding == "fine-tuning: network evaluations of the flow"]
-    style.dots(axes[1], [_dot(row.of, row) for row in records(evaluations)], "{:+.0f}")
+    style.dots(axes[1], [_dot(row.subject, row) for row in records(evaluations)], "{:+.0f}")
     axes[1].set(title="cost of the flow", xlabel="change in network evaluations")
     for axis in axes[:2]:
         axis.axvline(0, color=GREY, lw=0.8)

@@ -39,7 +39,7 @@ def declare(
 
 
 SHARED = declare(
-    settings="dataset run step estimator method density of kind target dimension steps samples throws finding",
+    settings="dataset run step estimator method density kind subject target dimension steps samples throws finding",
     repeats="seed point image sample index",
     measured="n network_evaluations",
     errors={

@@ -110,7 +110,7 @@ def divergence(
         rows.append(
             {
                 "estimator": name,
-                "of": found.density,
+                "density": found.density,
                 "kind": found.kind,
                 "pairs": sizes.pairs,
                 "kl_nats": difference.mean().item(),

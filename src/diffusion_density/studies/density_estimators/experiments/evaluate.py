@@ -99,10 +99,10 @@ def _flows(model: DiffusionModel, tests: list[_Test], evaluation: Evaluation) ->
     return rows
 
 
-def _row(estimator: str, of: str, kind: str, kl: Mean, evaluations: int, failed: int = 0) -> dict[str, object]:
+def _row(estimator: str, density: str, kind: str, kl: Mean, evaluations: int, failed: int = 0) -> dict[str, object]:
     return {
         "estimator": estimator,
-        "of": of,
+        "density": density,
         "kind": kind,
         "kl_nats": kl.value,
         "kl_stderr_nats": kl.stderr,

@@ -102,7 +102,7 @@ def _rows(estimator: str, weighting: str, seed: int, result: LogDensity) -> pd.D
             "weighting": weighting,
             "seed": seed,
             "image": range(count),
-            "of": result.density,
+            "density": result.density,
             "kind": result.kind,
             "log_prob_nats": result.value.double().numpy(),
             "stderr_nats": stderr.double().numpy(),

@@ -29,9 +29,9 @@ def run(sizes: Strict, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) 
     table = artifacts.read_csv(inputs["images"], columns)
     rows = []
     for (dataset, run), part in groups(table, "dataset", "run"):
-        for finding, of, value, low, high, n in _findings(part):
+        for finding, subject, value, low, high, n in _findings(part):
             rows.append(
-                {"dataset": dataset, "run": run, "finding": finding, "of": of, "value": value}
+                {"dataset": dataset, "run": run, "finding": finding, "subject": subject, "value": value}
                 | {"ci_low": low, "ci_high": high, "n": n}
             )
     artifacts.write_csv(outputs["image_findings"], pd.DataFrame(rows))

@@ -25,7 +25,7 @@ PUBLISHED = {"cifar10": 2.56, "imagenet32": 3.43, "imagenet32-old": 3.69}
 """Bits/dim of the whole test sets, as the authors' repository states them (truncated normal, second order included)."""
 
 BASELINE = ("noise", "vp", "uniform")
-COLUMNS = ["finding", "dataset", "of", "against", "unit", "value", "ci_low", "ci_high", "pairs", "over"]
+COLUMNS = ["finding", "dataset", "subject", "against", "unit", "value", "ci_low", "ci_high", "pairs", "over"]
 Row = dict[str, str | float | int | None]
 
 
@@ -58,14 +58,14 @@ def step_ratio(steps: Sequence[int], ours: Sequence[float], theirs: Sequence[flo
     return steps[-1] / math.exp(reached)
 
 
-def _row(finding: str, dataset: str, of: str, against: str, unit: str, values: Sequence[float], over: str) -> Row:
+def _row(finding: str, dataset: str, subject: str, against: str, unit: str, values: Sequence[float], over: str) -> Row:
     """A difference or a value."""
     mean, low, high, pairs = intervals.mean(values)
-    return dict(zip(COLUMNS, (finding, dataset, of, against, unit, mean, low, high, pairs, over), strict=True))
+    return dict(zip(COLUMNS, (finding, dataset, subject, against, unit, mean, low, high, pairs, over), strict=True))
 
 
-def _ratio(finding: str, dataset: str, of: str, against: str, values: Sequence[float], over: str) -> Row:
-    row = _row(finding, dataset, of, against, "ratio", [math.log(value) for value in values if value > 0], over)
+def _ratio(finding: str, dataset: str, subject: str, against: str, values: Sequence[float], over: str) -> Row:
+    row = _row(finding, dataset, subject, against, "ratio", [math.log(value) for value in values if value > 0], over)
     return row | {
         key: None if row[key] is None else math.exp(float(row[key] or 0)) for key in ("value", "ci_low", "ci_high")
     }

@@ -127,7 +127,7 @@ def _shard(
     result = _result(model, images, test, evaluation, device, first, count)
     assert result.status is not None
     rows = {
-        "of": result.density,
+        "density": result.density,
         "kind": result.kind,
         "image": range(first, first + count),
         "bits_per_dim": result.value.tolist(),

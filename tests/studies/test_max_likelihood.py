@@ -182,22 +182,19 @@ def test_the_operations_of_a_step_are_those_of_its_passes() -> None:
 
 
 @pytest.mark.slow
-def test_a_job_killed_at_random_ends_with_the_same_networks_and_table(tmp_path: Path) -> None:
+def test_a_job_killed_at_random_ends_with_the_same_networks_and_table(tmp_path: Path, digits: ImageSet) -> None:
     run = run_of(seeds=(0,), snapshots=(20, 60))
 
-    def call(folder: Path, experiment: str, sizes: runs.OfRun, *files: str) -> list[str]:
-        start = [sys.executable, "-m", "diffusion_density", "job", "max_likelihood", experiment]
-        return [*start, "--sizes", sizes.model_dump_json(), "--work", str(folder / "work"), *files]
-
     def command(folder: Path) -> list[str]:
-        sizes = TrainingJob(name="run", run=run, checkpoint_every=7)
-        return call(folder, "train", sizes, "--output", f"models={folder}/models.safetensors")
+        job = TrainingJob(name="run", run=run, checkpoint_every=7).model_dump_json()
+        start = [sys.executable, "-m", "diffusion_density", "job", "max_likelihood", "train", "--sizes", job]
+        return [*start, "--work", str(folder / "work"), "--output", f"models={folder}/models.safetensors"]
 
     def table(folder: Path) -> bytes:
         evaluation = Evaluation(likelihood=Likelihood(images=3, tolerance=1e-3, throws=4), dequantized=2)
-        sizes = runs.LikelihoodJob(name="run", run=run, evaluation=evaluation)
-        files = ("--input", f"models={folder}/models.safetensors", "--output", f"table={folder}/t.csv")
-        subprocess.run(call(folder, "likelihood", sizes, *files), check=True)
+        job = runs.LikelihoodJob(name="run", run=run, evaluation=evaluation)
+        inputs = ImageInputs(digits, {"models": folder / "models.safetensors"}, work=folder / "work")
+        likelihood.run(job, inputs, {"table": folder / "t.csv"})
         return (folder / "t.csv").read_bytes()
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"

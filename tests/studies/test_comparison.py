@@ -101,13 +101,9 @@ def test_the_findings_are_those_of_the_rows(folder: Path) -> None:
     part = table[(table.dimension == 3) & (table["index"] == 1)]
     square = part.groupby("method").square_error_nats2.mean()
     found = pd.read_csv(folder / "findings.csv")
-<<<<<<< HEAD
     row = found[
         (found.finding == "variance ratio") & (found.target == "sharp mixture 1") & (found.dimension == 3)
     ].iloc[0]
-=======
-    row = found[(found.finding == "variance ratio") & (found.of == "sharp mixture 1") & (found.dimension == 3)].iloc[0]
->>>>>>> studies
     assert row.value == pytest.approx(square["plain"] / square["reduced"])
     assert row.ci_low <= row.value <= row.ci_high
     coverage = found[(found.finding == "coverage of reduced") & (found.target == "sharp mixture")].iloc[0]

@@ -1,4 +1,4 @@
-"""The study of conditional densities: exact laws, calibration ranks, and its job end to end when tiny."""
+"""The study of conditional densities: exact distributions, calibration ranks, and its job end to end when tiny."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ TINY = ConditionalRun(
 
 
 def linear() -> tuple[MixturePair, Tensor, MultivariateNormal]:
-    """The linear-Gaussian pair, its gain, and the law of x − gain c."""
+    """The linear-Gaussian pair, its gain, and the distribution of x − gain c."""
     pair = problem("linear_gaussian")
     assert isinstance(pair, MixturePair)
     covariance = pair.joint.covariances[0]

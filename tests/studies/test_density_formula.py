@@ -1,4 +1,4 @@
-"""The study of paper B: laws in the plane, trained networks, digits and their rows; its jobs end to end when tiny."""
+"""The study `density_formula`: plane distributions, trained networks, digits and their rows; tiny jobs end to end."""
 
 import math
 from pathlib import Path
@@ -52,15 +52,15 @@ def models(sizes: DensityFormulaSizes, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.parametrize("name", planar.NAMES)
 def test_a_law_in_the_plane_is_normalised_and_its_samples_follow_it(name: str) -> None:
-    law = planar.distribution(name)
+    distribution = planar.distribution(name)
     cell = 0.75 / 40  # the squares of the board are whole cells: no midpoint lies on an edge, where rounding decides
     axis = cell * (torch.arange(-160, 160, dtype=torch.float64) + 0.5)
     grid = torch.cartesian_prod(axis, axis)
-    log_prob = law.log_prob(grid)
+    log_prob = distribution.log_prob(grid)
     mass = log_prob.exp() * cell**2
     assert mass.sum().item() == pytest.approx(1.0, abs=1e-6)
-    x = law.sample(20_000, generator=seeded(0))
-    found = law.log_prob(x)
+    x = distribution.sample(20_000, generator=seeded(0))
+    found = distribution.log_prob(x)
     entropy = -(mass * log_prob)[mass > 0].sum()
     assert abs(found.mean() + entropy) <= 4 * found.std() / len(x) ** 0.5 + 1e-9
     for moment in (lambda p: p, lambda p: p.square(), lambda p: p.prod(1, keepdim=True)):
@@ -129,7 +129,7 @@ def test_a_row_is_given_the_rows_above_and_its_place() -> None:
 
 
 class ExactRows:
-    """The exact entropy prediction (score + y) of the rows of a normal law of images, given the rows above."""
+    """The exact entropy prediction (score + y) of the rows of a normal distribution of images, given the rows above."""
 
     def __init__(self, covariance: Tensor) -> None:
         self.covariance = covariance
@@ -149,18 +149,18 @@ class ExactRows:
 
 
 def test_the_sum_over_rows_is_the_log_density_of_the_image() -> None:
-    """A normal law with dependent pixels: every row alone would be another density."""
+    """A normal distribution with dependent pixels: every row alone would be another density."""
     generator = seeded(2)
     root = 0.3 * torch.eye(64, dtype=torch.float64) + 0.05 * torch.randn(64, 64, generator=generator).double()
     covariance = root @ root.mT
-    law = MultivariateNormal(torch.zeros(64, dtype=torch.float64), covariance)
+    distribution = MultivariateNormal(torch.zeros(64, dtype=torch.float64), covariance)
     x = (root @ torch.randn(64, 6, generator=generator).double()).mT
     sizes = DigitsEvaluation(
         points=6, nodes=48, throws=16, tolerance=1e-3, steps=10, paths=2, classified=2, class_throws=2
     )
     found = digit_estimates.by_rows(DiffusionModel(ExactRows(covariance), SCHEDULE, "entropy"), x, sizes)
     assert found.stderr is not None
-    assert ((found.value - law.log_prob(x)).abs() < 4 * found.stderr + 0.02).all()
+    assert ((found.value - distribution.log_prob(x)).abs() < 4 * found.stderr + 0.02).all()
     alone = MultivariateNormal(torch.zeros(64, dtype=torch.float64), covariance.diag().diag()).log_prob(x)
     assert ((found.value - alone).abs() > 8 * found.stderr).any()
 

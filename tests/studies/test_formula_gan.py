@@ -82,7 +82,7 @@ def test_the_normalisers_of_the_sheet(weight: float, normaliser: float, ratio: f
 
 @pytest.mark.parametrize("weight", [0.2, 1.0])
 def test_no_other_law_is_better(weight: float) -> None:
-    """The value of the game at D's best answer, over perturbations of the law; the data themselves are worse too."""
+    """The value of the game at D's best answer, over its perturbations; the data themselves are worse too."""
     log_prob = log_prob_on(LINE, one_dimensional_mixture())
     p = np.exp(log_prob)
 
@@ -230,7 +230,7 @@ def test_discriminators_learn_the_log_ratio_of_the_laws() -> None:
 
 
 def test_training_moves_towards_the_optimum() -> None:
-    """In the plane the start, near N(0, I), is far from data and optimum: each weight ends nearer to its own law."""
+    """In the plane the start, near N(0, I), is far from data and optimum: each weight ends nearer to its own."""
     sizes = TINY.model_copy(update={"steps": 150, "batch_size": 64, "width": 16, "learning_rate": 2e-2, "ema": 0.95})
     target = gan.targets(sizes)[1]
     start, end = (

@@ -188,7 +188,7 @@ def test_the_interval_of_a_rank_correlation() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(500, 200, generator=generator).double()
     y = 0.6 * x + 0.8 * torch.randn(500, 200, generator=generator).double()
-    truth = 6 / math.pi * math.asin(0.3)  # Spearman's ρ of a normal law with correlation 0.6
+    truth = 6 / math.pi * math.asin(0.3)  # Spearman's ρ of a normal distribution with correlation 0.6
     inside = [low < truth < high for a, b in zip(x.numpy(), y.numpy(), strict=True)
               for _, low, high, _ in [intervals.rank_correlation(pd.Series(a), pd.Series(b))]]  # fmt: skip
     assert 0.92 < sum(inside) / len(inside) < 0.98

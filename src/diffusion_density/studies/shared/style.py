@@ -119,6 +119,8 @@ def save(figure: Figure, path: Path) -> None:
 
 def plot(kind: Callable[..., Any], axis: Axes, table: pd.DataFrame, **options: Any) -> None:  # noqa: ANN401 (seaborn's)
     """Draw columns of a table by a function of seaborn, without a legend; the labels of the axis stay as they were."""
+    if table.empty:  # seaborn warns of colours without a value
+        return
     labels = {"xlabel": axis.get_xlabel(), "ylabel": axis.get_ylabel()}
     state = np.random.get_state()  # noqa: NPY002 (seaborn draws the jitter of strip plots from it)
     np.random.seed(0)  # noqa: NPY002

@@ -26,7 +26,7 @@ class Repository:
         return os.environ | {"PYTHONPATH": str(self.source or self.path / "src")}
 
     def snakemake(self, *arguments: str, check: bool = True) -> str:
-        """Run Snakemake and return all it printed; fail if it fails, unless told otherwise."""
+        """Run Snakemake and return all that it printed; fail if it fails, unless check is false."""
         done = subprocess.run(
             self.command(*arguments),
             cwd=self.path,

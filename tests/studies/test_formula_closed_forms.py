@@ -25,7 +25,7 @@ from truths import random_mixture, seeded
 
 # --- discretisation ---------------------------------------------------------------------------------------------------
 
-SHEET = {  # schedule, steps: mean gap, predicted ¼ Σ l², largest error of the sum and of the trapezoid (sheet B, §4)
+EXPECTED = {  # schedule, steps: mean gap, predicted ¼ Σ l², largest error of the sum and of the trapezoid
     ("paper", 30): (0.738, 1.01, 1.50, 0.030),
     ("paper", 100): (0.376, 0.422, 0.680, 0.00249),
     ("paper", 300): (0.193, 0.203, 0.320, 0.000229),
@@ -61,10 +61,10 @@ def test_the_table_of_discretisation(chains: pd.DataFrame) -> None:
     assert (predicted.isna().all(axis=1) == (chains["rule"] == "trapezoid")).all()
 
 
-@pytest.mark.parametrize(("schedule", "steps"), SHEET)
+@pytest.mark.parametrize(("schedule", "steps"), EXPECTED)
 def test_the_numbers_of_the_sheet(chains: pd.DataFrame, schedule: str, steps: int) -> None:
     rows = chains[(chains["schedule"] == schedule) & (chains["steps"] == steps)].set_index("rule")
-    mean_gap, predicted, largest, trapezoid = SHEET[schedule, steps]
+    mean_gap, predicted, largest, trapezoid = EXPECTED[schedule, steps]
     assert rows.loc["sum", "mean_gap_nats"] == pytest.approx(mean_gap, rel=0.01)
     assert rows.loc["sum", "predicted_quadratic_nats"] == pytest.approx(predicted, rel=0.01)
     assert rows.loc["sum", "max_error_nats"] == pytest.approx(largest, rel=0.01)
@@ -272,7 +272,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 @pytest.mark.parametrize("weighting", OPTIMA)
 def test_the_optima_of_the_toy(curves: pd.DataFrame, weighting: str) -> None:
-    """To 0.005 those of the sheet, and sharper than its digits."""
+    """To 0.005 the expected values, and sharper than their digits."""
     rows = curves[curves["weighting"] == weighting]
     optimum = rows["optimum"].iloc[0]
     assert (rows["optimum"] == optimum).all()

@@ -18,7 +18,7 @@ integral's times are uniform in s, so in log-SNR here, which serves it well. Tab
 * *classes* (one row per problem, seed, method, kind of noise, throws and repeat): x came with one of K equally likely
   contexts; the posterior of which, by log p(x | c) of each, against the exact one. Noise is common to the contexts or
   independent. The flow's posterior has no noise: what is left is the network's error. Not for the two moons, whose
-  contexts are told apart with certainty.
+  contexts are distinguished with certainty.
 """
 
 import time
